@@ -1,0 +1,66 @@
+"""Parts that several test folders share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ttd.diffusion.sdxl import Base
+
+
+def _random_base(prediction_type: str = "v_prediction", seed: int = 0) -> Base:
+    import torch
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+
+    from ttd.diffusion.sdxl import Base
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=(1, 2),
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=8 + 6 * 8,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    )
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction_type
+    )
+    return Base(unet.requires_grad_(False).eval(), scheduler, dict(vae.config), vae.requires_grad_(False).eval())
+
+
+@pytest.fixture
+def random_base() -> Callable[..., Base]:
+    """Build random SDXL parts: 32-pixel images, latents [4, 16, 16], context width 16, pooled width 8."""
+    return _random_base
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    """The same as a folder in the format of diffusers, in half precision like the shipped one."""
+    base, folder = _random_base(), tmp_path / "base"
+    assert base.vae is not None
+    base.unet.half().save_pretrained(folder / "unet")
+    base.vae.half().save_pretrained(folder / "vae")
+    base.noise_scheduler.save_pretrained(folder / "scheduler")
+    return folder

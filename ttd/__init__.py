@@ -1,0 +1,9 @@
+"""TTD: from the EEG of a person looking at pictures back to the picture, and on to a 3D object."""
+
+import logging
+
+__version__ = "0.1.0"
+
+# An installed xformers that cannot load its kernels (as on a CPU) says so in five lines at the first diffusers import;
+# `python ttd/doctor.py` reports its state instead.
+logging.getLogger("xformers").setLevel(logging.ERROR)

@@ -1,0 +1,296 @@
+"""Configuration of every entry: pydantic models laid over YAML files, and the door each entry goes through.
+
+An experiment is one YAML file. ``--config`` may be repeated (later files win, section by section), ``key.path=value``
+overrides one field, ``--print-config`` prints the resolved experiment, ``--dry-run`` stops after the checks and estimates.
+All mistakes are reported at once, each with its dotted path, before any process group starts.
+
+Exit statuses: 0 done, 2 bad input, 3 finished with failed items, 75 stopped and resumable. Launchers change them, so rank 0
+also writes ``outcome.json`` into the run folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import sys
+import time
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+DONE, BAD_INPUT, FAILED_ITEMS, STOPPED = 0, 2, 3, 75
+
+
+class Config(BaseModel):
+    """Base of every configuration: unknown keys are errors, a docstring below a field documents it, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class UserError(Exception):
+    """Something a user can put right. The message names the file or field, the value and the remedy; exit status 2."""
+
+
+class FailedItemsError(Exception):
+    """The work finished, but some items failed; they are recorded. Exit status 3."""
+
+
+class StoppedError(Exception):
+    """Stopped by a signal after saving; the same command resumes. Exit status 75."""
+
+
+@dataclass
+class Plan:
+    """What an entry found out before it started: everything that is wrong, and what the work will cost."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def merge(base: dict, over: dict) -> dict:
+    """Lay ``over`` on ``base``, section by section; a section with another ``name`` replaces the whole section."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        same_variant = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("name", 0) in (0, old.get("name", 0))
+        )
+        out[key] = merge(old, value) if same_variant and isinstance(old, dict) else value
+    return out
+
+
+def read_yaml(path: Path) -> dict:
+    """Read one experiment file, or explain what is wrong with it."""
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"{path}: no such configuration file{hint}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold sections with keys, but holds a {type(content).__name__}")
+    return content
+
+
+def parse_override(text: str) -> dict:
+    """``a.b=1`` → ``{"a": {"b": 1}}``; the value is read as YAML."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise UserError(f"{text!r}: an override is written key.path=value")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{text!r}: the value is not valid YAML: {error}") from error
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def _allowed_keys(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """Field names at ``path`` of ``schema``, as far as it can be followed."""
+    model: Any = schema
+    for part in path:
+        info = getattr(model, "model_fields", {}).get(part)
+        if info is None:
+            continue  # a discriminator's tag, or a list index
+        candidates = [info.annotation, *typing.get_args(info.annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def explain(error: ValidationError, schema: type[BaseModel]) -> list[str]:
+    """Every mistake of a configuration in one sentence each: dotted path, value, remedy."""
+    lines = []
+    for mistake in error.errors():
+        path = ".".join(str(part) for part in mistake["loc"]) or "the configuration"
+        if mistake["type"] == "extra_forbidden":
+            allowed = _allowed_keys(schema, mistake["loc"][:-1])
+            near = difflib.get_close_matches(str(mistake["loc"][-1]), allowed, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(allowed) or 'see --help'}"
+            lines.append(f"{path}: unknown key (value {mistake['input']!r}); {hint}")
+        elif mistake["type"] == "missing":
+            lines.append(f"{path}: must be given; write it in the YAML file or as {path}=VALUE on the command line")
+        else:
+            lines.append(f"{path}: {mistake['msg']}, got {mistake['input']!r}")
+    return lines
+
+
+def load_config(schema: type[C], files: Sequence[Path], overrides: Sequence[str] = ()) -> C:
+    """Build ``schema`` from YAML files and overrides.
+
+    Raises:
+        UserError: with all mistakes at once, one line each.
+    """
+    tree: dict = {}
+    for path in files:
+        tree = merge(tree, read_yaml(Path(path)))
+    for text in overrides:
+        tree = merge(tree, parse_override(text))
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(error, schema))) from error
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved experiment as YAML that ``load_config`` reads back to the same value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def fingerprint(value: Any, n: int = 16) -> str:
+    """A short stable hash of anything JSON can hold (or of a configuration)."""
+    if isinstance(value, Config):
+        value = value.model_dump(mode="json")
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:n]
+
+
+def describe_fields(schema: type[BaseModel], indent: str = "  ") -> list[str]:
+    """The configuration tree as text: key, type, default, meaning."""
+    lines = []
+    for name, info in schema.model_fields.items():
+        candidates = [info.annotation, *typing.get_args(info.annotation)]
+        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        doc = " ".join((info.description or "").split())
+        if len(sections) == 1:
+            lines.append(f"{indent}{name}:" + (f"  {doc}" if doc else ""))
+            lines += describe_fields(sections[0], indent + "  ")
+        elif sections:
+            lines.append(f"{indent}{name}:  one of, by its name:" + (f" {doc}" if doc else ""))
+            for section in sections:
+                lines.append(f"{indent}  - {section.model_fields['name'].default}")
+                lines += describe_fields(section, indent + "      ")
+        else:
+            kind = str(info.annotation).replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+            kind = info.annotation.__name__ if isinstance(info.annotation, type) else kind
+            default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)}"
+            lines.append(f"{indent}{name}: {kind} ({default})" + (f"  {doc}" if doc else ""))
+    return lines
+
+
+USAGE = """
+options:
+  --config FILE      an experiment (YAML); may be repeated, later files are laid over earlier ones
+  key.path=value     override one field
+  --print-config     print the resolved experiment and stop
+  --dry-run          check everything, print what the work will cost, and stop
+  --help             this text
+
+fields of the experiment:
+"""
+
+
+def is_main_process() -> bool:
+    """Whether this process is rank 0 of its launch, known before any process group exists."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that the file is whole or absent (written aside, then renamed)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    aside.replace(path)
+
+
+def write_outcome(folder: Path, status: int, message: str, seconds: float = 0.0, **more: Any) -> None:
+    """Leave ``outcome.json`` in a run folder: what launchers and templates read instead of an exit status."""
+    if is_main_process():
+        content = {"status": status, "message": message, "seconds": round(seconds, 1), **more}
+        write_json(folder / "outcome.json", content)
+
+
+def _wait_for_outcome(path: Path, since: float, timeout_s: float = 10.0) -> None:
+    """Let rank 0 write its outcome: a launcher ends all ranks as soon as one of them exits with a status."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end and not (path.exists() and path.stat().st_mtime >= since):
+        time.sleep(0.05)
+
+
+def _arguments(argv: Sequence[str]) -> tuple[list[Path], list[str], set[str]]:
+    files, overrides, flags = [], [], set()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--config":
+            if not rest:
+                raise UserError("--config: give a file after it")
+            files.append(Path(rest.pop(0)))
+        elif word.startswith("--config="):
+            files.append(Path(word.partition("=")[2]))
+        elif word in ("--print-config", "--dry-run", "--help", "-h"):
+            flags.add("--help" if word == "-h" else word)
+        elif not word.startswith("-") and "=" in word:
+            overrides.append(word)
+        else:
+            raise UserError(f"{word}: not understood; see --help")
+    return files, overrides, flags
+
+
+def run(
+    main: Callable[[C], None],
+    schema: type[C],
+    *,
+    doc: str | None,
+    check: Callable[[C], Plan] | None = None,
+    argv: Sequence[str] | None = None,
+) -> typing.NoReturn:
+    """The door of every entry: parse, check, print the plan, run, leave an outcome, exit with its status.
+
+    ``check(config)`` must not start a process group nor write anything: it lists all problems and the costs.
+    The run folder is ``config.output_dir``.
+    """
+    start, config, message, status = time.monotonic(), None, "", DONE
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if is_main_process() else (lambda text: None)
+    try:
+        files, overrides, flags = _arguments(sys.argv[1:] if argv is None else argv)
+        if "--help" in flags:
+            if is_main_process():
+                print((doc or "").strip() + "\n" + USAGE + "\n".join(describe_fields(schema)))
+            sys.exit(DONE)
+        config = load_config(schema, files, overrides)
+        if "--print-config" in flags:
+            if is_main_process():
+                print(to_yaml(config), end="")
+            sys.exit(DONE)
+        plan = check(config) if check else Plan()
+        if plan.problems:
+            raise UserError("\n".join(plan.problems))
+        for note in plan.notes:
+            say(note)
+        if "--dry-run" in flags:
+            say("dry run: everything needed is there; nothing was started")
+            sys.exit(DONE)
+        main(config)
+        message = "done"
+    except UserError as error:
+        status, message = BAD_INPUT, str(error)
+    except FailedItemsError as error:
+        status, message = FAILED_ITEMS, str(error)
+    except StoppedError as error:
+        status, message = STOPPED, str(error)
+    if status != DONE:
+        say(f"{Path(sys.argv[0]).name}: {message}")
+    folder = getattr(config, "output_dir", None)
+    # A refused start leaves an outcome only where a run folder already exists or a launcher hides the exit status.
+    if folder is not None and (status != BAD_INPUT or Path(folder).exists() or "RANK" in os.environ):
+        write_outcome(Path(folder), status, message, time.monotonic() - start, entry=Path(sys.argv[0]).name)
+        if status != DONE and not is_main_process():
+            _wait_for_outcome(Path(folder) / "outcome.json", time.time() - (time.monotonic() - start))
+    sys.stdout.flush()
+    sys.exit(status)

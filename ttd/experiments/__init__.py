@@ -1,0 +1,1 @@
+"""One file per entry: its configuration tree. Importing one imports no other's libraries."""
