@@ -1,0 +1,131 @@
+"""Build shards of continuous windows without labels, for pretraining.
+
+    python shards/build_unlabelled.py --config configs/shards/eegmmidb.yaml
+
+Whole runs belong to a part. The folder appears whole or not at all; running the same command again finds it and stops.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+
+from ttd.config import Plan, UserError, run
+from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb
+from ttd.data.splits import SplitManifest, Use, recording_name
+from ttd.eeg import epochs
+from ttd.eeg.montage import cap_name
+from ttd.eeg.preprocessing import preprocess
+from ttd.eeg.studies import Recording, open_study
+from ttd.experiments.shards import BuildUnlabelledConfig
+
+
+def built(config: BuildUnlabelledConfig) -> bool:
+    """Whether these shards stand there already; without the study's folder the configuration alone decides."""
+    recordings = open_study(config.study).recordings() if config.study.folder.is_dir() else None
+    return find_built(config.output_dir, config, recordings and chosen(config, recordings)) is not None
+
+
+def check(config: BuildUnlabelledConfig) -> Plan:
+    """Look at every file that will be read, and say what the windows will take."""
+    plan = Plan()
+    if built(config):
+        plan.notes.append(f"{config.output_dir}: already built with these settings, nothing to do")
+        return plan
+    everything = open_study(config.study).recordings()
+    recordings = chosen(config, everything)
+    known, named = {r.run for r in everything}, {run for runs in config.runs.values() for run in runs} - {"*"}
+    if named - known:
+        plan.problems.append(
+            f"runs: no run is called {', '.join(sorted(named - known))}; there are {', '.join(sorted(known))}"
+        )
+    for recording in recordings:
+        try:
+            recording.check()
+        except UserError as error:
+            plan.problems.append(str(error))
+    if plan.problems:
+        return plan
+    stored = sum(path.stat().st_size for r in recordings for path in r.signal_files)
+    need_mb = stored * max([config.windows.n_times / s for s in config.windows.stride.values()], default=1) / 1e6
+    free = free_mb(config.output_dir)
+    if need_mb > free:
+        plan.problems.append(f"output_dir={config.output_dir}: needs up to {need_mb:.0f} MB, {free:.0f} MB are free")
+    plan.notes.append(
+        f"{len(recordings)} recordings, windows of {config.windows.n_times / config.preprocessing.sfreq:g} s: up to "
+        f"{need_mb:.0f} MB on disk, up to {stored / 2e6 * CPU_S_PER_MILLION_VALUES + 5:.0f} CPU seconds"
+    )
+    return plan
+
+
+def part_of(config: BuildUnlabelledConfig, recording: Recording) -> str | None:
+    """The part that a recording's run belongs to, or None."""
+    return next((part for part, runs in config.runs.items() if "*" in runs or recording.run in runs), None)
+
+
+def chosen(config: BuildUnlabelledConfig, recordings: list[Recording]) -> list[Recording]:
+    """The recordings that belong to a part."""
+    return [recording for recording in recordings if part_of(config, recording)]
+
+
+def main(config: BuildUnlabelledConfig) -> None:
+    """Recording by recording: clean, cut into windows; then write the manifest and the indexes."""
+    if built(config):
+        return
+    from ttd.engine.tracking import progress, talk  # imports torch, which finished shards do not need
+
+    talk()
+    study = open_study(config.study)
+    recordings = chosen(config, study.recordings())
+    sfreq, n_times = config.preprocessing.sfreq, config.windows.n_times
+    per_part = collections.Counter(part_of(config, recording) for recording in recordings)
+    uses: list[Use] = []
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    hashes: dict[str, str] = {}
+    with StudyWriter(config.output_dir, study, kind="window", samples_per_shard=config.samples_per_shard) as writer:
+        for recording in progress(recordings, desc="recordings"):
+            part = part_of(config, recording)
+            assert part is not None
+            name = recording_name(recording.subject, recording.session, recording.run)
+            names[part].append(name)
+            hashes[name] = recording.content_hash()
+            stride = config.windows.stride.get(part, n_times)  # type: ignore[call-overload]
+            limit = config.windows.max_windows and -(-config.windows.max_windows // per_part[part])
+            raw, ranges = recording.raw(), stretch(config, recording)
+            if limit:  # read and filter no more than will be used
+                seconds = (ranges[0][0] if ranges else 0.0) + (n_times + (limit - 1) * stride) / sfreq + 1.0
+                raw.crop(0.0, min(seconds, raw.times[-1]))
+            raw = preprocess(raw, config.preprocessing, name=recording.path)
+            cap = cap_name(raw.ch_names)
+            for i, (onset_s, eeg) in enumerate(epochs.windows(raw, n_times, stride, ranges)):
+                if limit and i == limit:
+                    break
+                meta = {"subject": recording.subject, "cap": cap, "onsets": [onset_s]}
+                meta |= {"sessions": [recording.session], "runs": [recording.run]}
+                key = re.sub(r"[^A-Za-z0-9_=+-]", "-", f"{recording.name}_window-{i:05d}")
+                writer.write(part, key, eeg[None], raw.ch_names, meta)
+                uses.append(Use(part, hashes[name], onset_s, onset_s + n_times / sfreq))
+        manifest = SplitManifest(study=study.title, by="run", assignments=dict(names), recordings=hashes).counted(uses)
+        manifest.write(writer.aside)
+        facts = {"sfreq": sfreq, "tmin": 0.0, "n_times": n_times, "preprocessing": config.preprocessing.model_dump()}
+        writer.finish(config, recordings, {}, **facts, split_fingerprint=manifest.fingerprint)
+        counts = writer.counts
+    print(f"{config.output_dir}: windows {', '.join(f'{n} {part}' for part, n in counts.items())}")
+
+
+def stretch(config: BuildUnlabelledConfig, recording: Recording) -> list[tuple[float, float]] | None:
+    """The seconds of a recording that windows may come from; None for all of it.
+
+    Raises:
+        UserError: it has no event of the wanted part.
+    """
+    if config.only_part is None:
+        return None
+    onsets = [event.onset_s for event in recording.events() if event.part == config.only_part]
+    if not onsets:
+        raise UserError(f"{recording.path}: only_part={config.only_part}: no event of this part; choose other runs")
+    return [(min(onsets), max(onsets))]
+
+
+if __name__ == "__main__":
+    run(main, BuildUnlabelledConfig, doc=__doc__, check=check)

@@ -1,0 +1,212 @@
+"""What both ways of building shards share: the parts' writers, the statistics of the training part, whole-or-absent
+folders.
+
+A study's shards are written into a hidden folder beside their place and renamed at the end. ``build.json`` in it
+states the configuration and the input files, so that the same command is recognised and another one refused.
+
+Shapes: R repetitions, C channels, T time points.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from ttd.config import Config, UserError, fingerprint, write_json
+from ttd.data.schema import Kind
+from ttd.data.writer import ShardWriter
+from ttd.eeg.studies import Recording, Study
+
+CPU_S_PER_MILLION_VALUES = 0.11
+"""CPU seconds to read, filter and cut a million values (channels × samples at the recording's rate); measured with 63
+channels at 250 Hz."""
+
+SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image.png", b"\xff\xd8\xff": "image.jpg"}
+
+
+def identity(config: Config, recordings: Iterable[Recording] | None) -> dict[str, Any]:
+    """What two builds with equal shards share: the configuration but for places, and the content of the input files."""
+    inputs = None if recordings is None else {r.name: [_glimpse(file) for file in r.signal_files] for r in recordings}
+    return {
+        "config": config.model_dump(mode="json", exclude={"output_dir": True, "study": {"folder"}}),
+        "inputs": inputs,
+    }
+
+
+def _glimpse(path: Path) -> str:
+    """Size of a file and a hash of 64 kB from its beginning, middle and end: enough to tell recordings apart, at no
+    cost."""
+    size, digest = path.stat().st_size, xxhash.xxh3_64()
+    with path.open("rb") as file:
+        for offset in (0, size // 2, max(0, size - 65536)):
+            file.seek(offset)
+            digest.update(file.read(65536))
+    return f"{size}-{digest.hexdigest()}"
+
+
+def find_built(root: Path, config: Config, recordings: Iterable[Recording] | None) -> dict[str, Any] | None:
+    """The ``build.json`` of a finished build with this identity, or None where nothing is.
+
+    Without recordings (the study's folder is gone) the configuration alone decides.
+
+    Raises:
+        UserError: the folder holds other shards (the differing keys are named) or other files.
+    """
+    path = root / "build.json"
+    if not path.is_file():
+        foreign = [p.name for p in root.iterdir() if p.name != "outcome.json"] if root.is_dir() else []
+        if foreign:
+            raise UserError(
+                f"output_dir={root}: holds other files ({', '.join(sorted(foreign)[:3])}); give a new folder"
+            )
+        return None
+    built = json.loads(path.read_text())
+    now = identity(config, recordings)
+    if now["inputs"] is None:
+        now["inputs"] = built["inputs"]
+    old, new = _flat(built["config"]), _flat(now["config"])
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if built["inputs"] != now["inputs"]:
+        keys.append("the study's recordings")
+    if keys:
+        raise UserError(
+            f"output_dir={root}: holds shards built with other settings: {', '.join(keys)}; "
+            "give another output_dir or delete that folder"
+        )
+    return built
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()}
+
+
+def free_mb(root: Path) -> float:
+    """Megabytes left on the disk where ``root`` is or will be."""
+    return shutil.disk_usage(next(p for p in root.absolute().parents if p.exists())).free / 1e6
+
+
+class ChannelStatistics:
+    """Mean and standard deviation per channel of one cap, gathered piece by piece (Chan et al., 1979)."""
+
+    def __init__(self, n_chans: int):
+        self.n, self.mean, self.squares = 0, np.zeros(n_chans), np.zeros(n_chans)
+
+    def add(self, eeg: np.ndarray) -> None:
+        """Take in samples [R, C, T]."""
+        flat = eeg.astype(np.float64).swapaxes(0, 1).reshape(eeg.shape[1], -1)  # [C, R·T]
+        n, mean = flat.shape[1], flat.mean(axis=1)
+        delta, total = mean - self.mean, self.n + n
+        self.squares += ((flat - mean[:, None]) ** 2).sum(axis=1) + delta**2 * self.n * n / total
+        self.mean += delta * n / total
+        self.n = total
+
+    def result(self) -> dict[str, list[float]]:
+        """Mean [C] and standard deviation [C]."""
+        return {"mean": self.mean.tolist(), "std": np.sqrt(self.squares / max(self.n, 1)).tolist()}
+
+
+class StudyWriter:
+    """The shards of all parts of one study, and its images, below one root that appears whole or not at all.
+
+    with StudyWriter(root, config, study, kind="paired", ...) as writer:
+        writer.write("train", key, eeg, ch_names, meta)
+        writer.finish(...)
+    """
+
+    def __init__(self, root: Path, study: Study, *, kind: Kind, samples_per_shard: int):
+        self.root, self.study, self.kind, self._per_shard = root, study, kind, samples_per_shard
+        self.aside = root.with_name(f".{root.name}.building")
+        shutil.rmtree(self.aside, ignore_errors=True)
+        self.aside.mkdir(parents=True)
+        self._writers: dict[str, ShardWriter] = {}
+        self._caps: dict[str, dict[str, list[str]]] = {}
+        self._statistics: dict[str, ChannelStatistics] = {}
+        self._images: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> StudyWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.__exit__(*_)
+        shutil.rmtree(self.aside, ignore_errors=True)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples written so far, per part."""
+        return {part: writer.n_samples for part, writer in self._writers.items()}
+
+    def write(self, part: str, key: str, eeg: np.ndarray, ch_names: list[str], meta: dict[str, Any]) -> None:
+        """Append one sample: ``eeg`` [R, C, T] in µV, ``meta`` without study and licence."""
+        if part not in self._writers:
+            self._writers[part] = ShardWriter(self.aside / part, kind=self.kind, samples_per_shard=self._per_shard)
+            self._caps[part] = {}
+        eeg, cap = eeg.astype(np.float16), meta["cap"]
+        self._caps[part].setdefault(cap, ch_names)
+        meta = {"study": self.study.title, "licence": self.study.licence, **meta}
+        self._writers[part].write(key, {"eeg.npy": eeg, "meta.json": meta})
+        if part == "train":
+            self._statistics.setdefault(cap, ChannelStatistics(len(ch_names))).add(eeg)
+
+    def add_image(self, sha256: str, content: bytes, meta: dict[str, Any]) -> None:
+        """Remember an encoded picture; equal files are kept once.
+
+        Raises:
+            UserError: it is no PNG or JPEG, or cannot be decoded.
+        """
+        if sha256 in self._images:
+            return
+        member = next((name for start, name in SIGNATURES.items() if content.startswith(start)), None)
+        try:
+            if member is None:
+                raise ValueError("neither PNG nor JPEG")
+            with Image.open(io.BytesIO(content)) as picture:
+                picture.load()
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"picture {meta['image_id']!r} of {self.study.location}: cannot be used: {error}"
+            ) from error
+        full = {"sha256": sha256, "study": self.study.title, "licence": self.study.licence, **meta}
+        self._images[sha256] = {member: content, "meta.json": full}
+
+    def finish(self, config: Config, recordings: Iterable[Recording], report: dict[str, Any], **facts: Any) -> None:
+        """Write all indexes with the training part's statistics, ``build.json`` last, and rename the whole folder.
+
+        ``report`` goes into ``build.json``; ``facts`` are those of ``schema.Facts`` that all parts share.
+
+        Raises:
+            UserError: the training part is empty.
+        """
+        if "train" not in self._writers:
+            raise UserError(f"{self.study.location}: not one sample for the training part; all were left out: {report}")
+        who = identity(config, recordings)
+        for part, writer in self._writers.items():
+            unknown = sorted(set(self._caps[part]) - set(self._statistics))
+            if unknown:
+                raise UserError(f"{self.study.location}: caps {unknown} of part {part} do not occur in training")
+            statistics = {cap: self._statistics[cap].result() for cap in self._caps[part]}
+            source = {"fingerprint": fingerprint(who), "citation": self.study.citation}
+            shared = {"study": self.study.title, "simulated": self.study.simulated, "source": source, **facts}
+            writer.finish({**shared, "part": part, "caps": self._caps[part], "statistics": statistics})
+        if self._images:
+            with ShardWriter(self.aside / "images", kind="image", samples_per_shard=self._per_shard) as images:
+                for sha256, members in sorted(self._images.items()):
+                    images.write(sha256, members)
+                images.finish({"study": self.study.title, "simulated": self.study.simulated, "part": "all"})
+        write_json(
+            self.aside / "build.json", {"fingerprint": fingerprint(who), **who, **report, "samples": self.counts}
+        )
+        (self.root / "outcome.json").unlink(missing_ok=True)
+        if self.root.is_dir():
+            self.root.rmdir()
+        self.aside.rename(self.root)

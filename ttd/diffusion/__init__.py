@@ -1,0 +1,1 @@
+"""The parts of Stable Diffusion XL: base, LoRA adapters, attention switch, sampler."""

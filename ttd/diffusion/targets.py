@@ -1,0 +1,173 @@
+"""Fixed targets of images: the CLIP embedding that EEG is aligned with, the VAE moments that diffusion is trained on.
+
+Radford et al., 2021, arXiv:2103.00020 (CLIP); Rombach et al., 2022, arXiv:2112.10752 (VAE). Preprocessing is done
+here in torch, as transformers' image processor does it (shorter side to size, centre crop, normalise), so that no
+torchvision is needed.
+
+Shapes: B images, H, W their height and width, S the size a model wants, D width of CLIP's embedding, h, w of the
+latents.
+"""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xxhash
+from torch import Tensor
+
+from ttd.config import UserError
+from ttd.diffusion.sdxl import BaseConfig, find_folder
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of CLIP's training images; openai/CLIP, clip.py. In force where the model's folder states no others."""
+
+METHOD = 1
+"""Raised whenever the same images and weights would give other targets."""
+
+MAX_PIXELS = 64_000_000
+"""A picture that announces more is refused before it is decoded."""
+
+
+def decode_image(content: bytes) -> Tensor:
+    """RGB uint8 [3, H, W] of an encoded jpg or png.
+
+    Raises:
+        ValueError: not a jpg or png, damaged, or larger than ``MAX_PIXELS``.
+    """
+    if content[:3] == b"\xff\xd8\xff":
+        import simplejpeg
+
+        height, width, *_ = simplejpeg.decode_jpeg_header(content)
+        _check_pixels(height, width)
+        array = simplejpeg.decode_jpeg(content, colorspace="RGB")
+    else:
+        from PIL import Image
+
+        try:
+            with Image.open(BytesIO(content), formats=("PNG",)) as image:
+                _check_pixels(image.height, image.width)
+                array = np.array(image.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"not a jpg or png that can be decoded: {error}") from error
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{height} x {width} pixels are more than {MAX_PIXELS}")
+
+
+def resize_and_crop(image: Tensor, size: int) -> Tensor:
+    """Float [3, S, S] in [0, 1] of uint8 [3, H, W]: shorter side to ``size`` (bicubic, antialiased), centre crop."""
+    x = image.float()[None] / 255
+    height, width = x.shape[-2:]
+    if (height, width) != (size, size):
+        shape = [size * height // min(height, width), size * width // min(height, width)]
+        x = F.interpolate(x, size=shape, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+        x = x[..., top : top + size, left : left + size]
+    return x[0]
+
+
+class ClipTargets:
+    """Image files to CLIP embeddings float16 [B, D]: the projection's output, not normalised."""
+
+    def __init__(self, path: str, *, device: torch.device | str = "cpu"):
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+        from transformers.utils import logging
+
+        folder = _folder(path)
+        config = CLIPVisionConfig.from_pretrained(folder)
+        stated = json.loads((folder / "config.json").read_text())
+        if stated.get("model_type") == "clip":  # a model with both towers states the width they share outside of either
+            config.projection_dim = stated.get("projection_dim", config.projection_dim)
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()  # a full CLIP checkpoint holds text weights, reported one by one
+        logging.disable_progress_bar()
+        model = CLIPVisionModelWithProjection.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True
+        )
+        logging.set_verbosity(level)
+        self.model, self.device = model.requires_grad_(False).eval().to(device), torch.device(device)
+        self.size = int(config.image_size)
+        self.mean, self.std = _normalisation(folder, self.device)
+
+    @torch.no_grad()
+    def __call__(self, files: list[bytes]) -> np.ndarray:
+        """Embed pictures of any size; returns [B, D].
+
+        Raises:
+            ValueError: a file cannot be decoded.
+        """
+        x = torch.stack([resize_and_crop(decode_image(file), self.size) for file in files]).to(self.device)
+        return self.model(pixel_values=(x - self.mean) / self.std).image_embeds.half().cpu().numpy()
+
+
+class VaeTargets:
+    """Image files to the moments of the VAE's posterior float16 [B, 8, h, w]: mean, then log variance, unscaled."""
+
+    def __init__(self, path: str, *, image_size: int, device: torch.device | str = "cpu"):
+        from diffusers import AutoencoderKL
+
+        folder = _folder(path, "vae")
+        model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        self.model, self.device = model.requires_grad_(False).eval().to(device), torch.device(device)
+        self.size = image_size
+
+    @torch.no_grad()
+    def __call__(self, files: list[bytes]) -> np.ndarray:
+        """Encode pictures of any size; returns [B, 8, h, w].
+
+        Raises:
+            ValueError: a file cannot be decoded.
+        """
+        x = torch.stack([resize_and_crop(decode_image(file), self.size) for file in files]).to(self.device)
+        return self.model.encode(x * 2 - 1).latent_dist.parameters.half().cpu().numpy()
+
+
+def find_missing(path: str, part: str = "") -> str | None:
+    """One sentence if a folder or downloaded repository does not hold a model (in ``part`` of it), else None."""
+    folder = find_folder(BaseConfig(path=path))
+    if folder is None:
+        return f"{path!r} is neither a folder here nor in the Hugging Face cache; download it with: hf download {path}"
+    if (folder / part / "config.json").is_file() and list((folder / part).glob("*.safetensors")):
+        return None
+    return f"{folder / part} lacks config.json or *.safetensors; give a folder that save_pretrained wrote"
+
+
+def identity(path: str, part: str = "") -> str:
+    """Hash of the configuration and weights of a model, so that targets are known to be its own.
+
+    Raises:
+        UserError: the model is not here.
+    """
+    hashes = xxhash.xxh3_128()
+    for file in sorted(_folder(path, part).iterdir()):
+        if file.suffix in (".json", ".safetensors"):
+            hashes.update(file.name.encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 24):
+                    hashes.update(block)
+    return hashes.hexdigest()
+
+
+def _folder(path: str, part: str = "") -> Path:
+    missing = find_missing(path, part)
+    folder = find_folder(BaseConfig(path=path))
+    if missing or folder is None:
+        raise UserError(missing)
+    return folder / part
+
+
+def _normalisation(folder: Path, device: torch.device) -> tuple[Tensor, Tensor]:
+    path = folder / "preprocessor_config.json"
+    stated: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    mean, std = stated.get("image_mean", OPENAI_MEAN), stated.get("image_std", OPENAI_STD)
+    return torch.tensor(mean, device=device).view(3, 1, 1), torch.tensor(std, device=device).view(3, 1, 1)

@@ -1,0 +1,146 @@
+"""Epochs and windows: pieces of a clean recording at the rate of the chain.
+
+An epoch holds the samples at multiples of 1/sfreq from the onset that lie in [tmin, tmax]; the onset itself is one
+of them.
+
+Shapes: E epochs, C channels, T time points.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mne
+import numpy as np
+from pydantic import Field, model_validator
+
+from ttd.config import Config, UserError
+
+
+class EpochsConfig(Config):
+    """Which piece of the recording belongs to an event."""
+
+    tmin: float = -0.1
+    """Seconds relative to the onset."""
+    tmax: float = 0.6
+    baseline: tuple[float | None, float | None] | None = (None, 0.0)
+    """Stretch whose mean is subtracted per channel, both ends included; null for none, an end that is null is the
+    epoch's."""
+    reject_uv: float | None = Field(default=None, gt=0)
+    """Epochs in which any channel exceeds this absolute value (after the baseline) are left out and counted."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EpochsConfig:
+        if self.tmin >= self.tmax:
+            raise ValueError(f"tmin={self.tmin} must be below tmax={self.tmax}")
+        if self.baseline is not None:
+            start, stop = self.baseline
+            if (self.tmin if start is None else start) > (self.tmax if stop is None else stop):
+                raise ValueError(f"baseline={self.baseline} is empty")
+        return self
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """What ``cut`` found: the epochs that are whole and clean, and why the others are not."""
+
+    data: np.ndarray
+    """float32 [E, C, T] in µV."""
+    kept: list[int]
+    """Which of the onsets they belong to."""
+    dropped: dict[str, int]
+    """Number of epochs left out, by reason."""
+
+
+def offsets(config: EpochsConfig, sfreq: float) -> np.ndarray:
+    """Sample numbers [T] of an epoch relative to its onset, at the rate of the chain."""
+    return np.arange(math.ceil(config.tmin * sfreq - 1e-6), math.floor(config.tmax * sfreq + 1e-6) + 1)
+
+
+def cut(raw: mne.io.BaseRaw, onsets_s: Sequence[float], config: EpochsConfig, *, sfreq: float) -> Epochs:
+    """Cut epochs at ``sfreq`` from a recording at that rate or an integer multiple of it (see ``preprocess``).
+
+    Left out and counted: epochs not wholly inside the recording, those that overlap an annotation ``BAD…`` (counted
+    under its name), and those above ``reject_uv``.
+
+    Raises:
+        UserError: most onsets lie beyond the end of the recording; they are not seconds.
+    """
+    factor = round(raw.info["sfreq"] / sfreq)
+    assert abs(factor * sfreq - raw.info["sfreq"]) < 1e-6, (raw.info["sfreq"], sfreq)
+    grid = offsets(config, sfreq) * factor  # [T] samples of the recording
+    centres = np.round(np.asarray(onsets_s, dtype=float) * raw.info["sfreq"]).astype(int)
+    beyond = int((centres >= raw.n_times).sum())
+    if beyond > len(centres) / 2:
+        raise UserError(
+            f"{beyond} of {len(centres)} onsets lie after the end of the recording "
+            f"({raw.n_times / raw.info['sfreq']:.0f} s); are they given in samples or milliseconds? BIDS wants seconds"
+        )
+    base = _baseline_mask(config, grid / raw.info["sfreq"])
+    bad = _bad_stretches(raw)
+    dropped: collections.Counter[str] = collections.Counter()
+    kept, pieces = [], []
+    for i, centre in enumerate(centres):
+        first, last = centre + grid[0], centre + grid[-1]
+        if first < 0 or last >= raw.n_times:
+            dropped["outside the recording"] += 1
+            continue
+        reason = next((text for start, stop, text in bad if first < stop and last > start), None)
+        if reason is not None:
+            dropped[reason] += 1
+            continue
+        data = raw[:, first : last + 1][0][:, ::factor] * 1e6  # [C, T]
+        if base is not None:
+            data -= data[:, base].mean(axis=1, keepdims=True)
+        if config.reject_uv is not None and np.abs(data).max() > config.reject_uv:
+            dropped[f"above {config.reject_uv:g} µV"] += 1
+            continue
+        kept.append(i)
+        pieces.append(data.astype(np.float32))
+    shape = (0, len(raw.ch_names), len(grid))
+    return Epochs(np.stack(pieces) if pieces else np.empty(shape, np.float32), kept, dict(dropped))
+
+
+def windows(
+    raw: mne.io.BaseRaw, n_times: int, stride: int, ranges_s: Sequence[tuple[float, float]] | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Contiguous pieces of a clean recording: (onset in seconds, float32 [C, T] in µV), ``stride`` samples apart.
+
+    Given ranges, windows lie wholly inside one of them. Windows that overlap an annotation ``BAD…`` are skipped.
+    """
+    sfreq, bad = raw.info["sfreq"], _bad_stretches(raw)
+    for start_s, stop_s in ranges_s if ranges_s is not None else [(0.0, raw.n_times / sfreq)]:
+        begin, end = max(0, math.ceil(start_s * sfreq - 1e-6)), min(raw.n_times, math.floor(stop_s * sfreq + 1e-6))
+        for first in range(begin, end - n_times + 1, stride):
+            if not any(first < stop and first + n_times - 1 > start for start, stop, _ in bad):
+                yield first / sfreq, (raw[:, first : first + n_times][0] * 1e6).astype(np.float32)
+
+
+def _baseline_mask(config: EpochsConfig, times: np.ndarray) -> np.ndarray | None:
+    if config.baseline is None:
+        return None
+    start, stop = config.baseline
+    mask = (times >= (times[0] if start is None else start) - 1e-9) & (
+        times <= (times[-1] if stop is None else stop) + 1e-9
+    )
+    if not mask.any():
+        raise UserError(f"epochs.baseline={config.baseline}: holds no sample of [{times[0]:.3f}, {times[-1]:.3f}] s")
+    return mask
+
+
+def _bad_stretches(raw: mne.io.BaseRaw) -> list[tuple[float, float, str]]:
+    """Annotations ``BAD…`` and ``EDGE…`` as (first, last, name) in samples after the start of the recording.
+
+    One without duration (a boundary) touches the two samples it lies between.
+    """
+    sfreq, found = raw.info["sfreq"], []
+    for onset, duration, text in zip(
+        raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True
+    ):
+        if text.upper().startswith(("BAD", "EDGE")):
+            start = (onset - raw.first_time) * sfreq
+            found.append((start, max(start + duration * sfreq, start + 1e-3), str(text)))
+    return found
