@@ -1,0 +1,203 @@
+"""The evaluation entry on a small study whose EEG is linear in the targets: ridge reads it, a random encoder cannot."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ttd import eval as entry
+from ttd.bridge.heads import ClipHead, ClipHeadConfig
+from ttd.config import UserError
+from ttd.data.index import ShardIndex
+from ttd.data.splits import SplitManifest, read_ledger
+from ttd.data.writer import ShardWriter
+from ttd.encoders import build_encoder
+from ttd.encoders.inceptsad import InceptSADConfig
+from ttd.experiments.eval import EvalConfig, PicturesConfig, RetrievalConfig
+from ttd.metrics.table import MEAN, read_rows
+from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, save_aligned
+from ttd.simulation.judge import Judge, save_judge
+from ttd.simulation.scenes import COLOURS, KINDS
+
+CH_NAMES = ["F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2"]
+N_TIMES, SFREQ, D = 80, 125.0, 8
+SIZES = {"train": (60, 3), "validation": (20, 3), "test": (30, 6)}
+SUBJECTS = ("sub-01", "sub-02")
+
+
+def picture(part: str, i: int) -> np.ndarray:
+    return np.random.default_rng([len(part), i]).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def write_study(root: Path) -> None:
+    """Shards whose EEG is a fixed mixture of the picture's target at all times, plus noise; scenes.json beside."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(D, len(CH_NAMES)))
+    targets, scenes, shown = {}, {}, {}
+    for part, (n, _) in SIZES.items():
+        for i in range(n):
+            path = root / f"stimuli/{part}-{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(part, i)).save(path)
+            shown[part, i] = hashlib.sha256(path.read_bytes()).hexdigest()
+            targets[shown[part, i]] = rng.normal(size=D).astype(np.float32)
+            scenes[f"{part}-{i}"] = {"labels": {"kind": KINDS[i % 6], "colour": COLOURS[i % 8]}}
+    (root / "stimuli/scenes.json").write_text(json.dumps({"scenes": scenes}))
+    paired = root / "paired"
+    for part, (n, repetitions) in SIZES.items():
+        with ShardWriter(paired / part, kind="paired") as writer:
+            for subject in SUBJECTS:
+                for i in range(n):
+                    response = (targets[shown[part, i]] @ mixing)[None, :, None]
+                    eeg = response + rng.normal(size=(repetitions, len(CH_NAMES), N_TIMES))
+                    meta = {
+                        "study": "Simulated", "subject": subject, "cap": "eight", "sessions": ["1"] * repetitions,
+                        "runs": [part] * repetitions, "onsets": [float(i + 100 * r) for r in range(repetitions)],
+                        "image_id": f"{part}-{i}", "concept": "x", "image_sha256": shown[part, i],
+                    }  # fmt: skip
+                    writer.write(f"{subject}_{i}", {"eeg.npy": eeg, "meta.json": meta})
+            writer.finish({
+                "study": "Simulated", "part": part, "sfreq": SFREQ, "tmin": -0.04, "n_times": N_TIMES,
+                "simulated": True,
+                "caps": {"eight": CH_NAMES}, "statistics": {"eight": {"mean": [0.0] * 8, "std": [1.0] * 8}},
+            })  # fmt: skip
+    with ShardWriter(paired / "targets/clip", kind="target") as writer:
+        for sha, target in targets.items():
+            writer.write(sha, {"target.npy": target})
+        writer.finish({"study": "Simulated"})
+    SplitManifest(
+        study="Simulated", by="given", assignments={p: [f"{p}-{i}" for i in range(n)] for p, (n, _) in SIZES.items()}
+    ).write(paired)
+
+
+def write_alignment(folder: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(
+        InceptSADConfig(embed_dim=16, depth=0, n_filters=4), n_times=N_TIMES, sfreq=SFREQ, ch_names=CH_NAMES
+    )
+    head = ClipHead(ClipHeadConfig(), embed_dim=encoder.embed_dim, n_tokens=encoder.n_tokens, clip_dim=D)
+    space = TargetSpace.fit(torch.randn(50, D), "centred")
+    save_aligned(folder / "export", Contrastive(ContrastiveConfig(), encoder=encoder, head=head, space=space))
+
+
+def write_generation(folder: Path, study: Path) -> None:
+    """Perfect pictures, and for the control the next picture."""
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for subject in SUBJECTS:
+        for i in range(SIZES["test"][0]):
+            shown = study / f"stimuli/test-{i}.png"
+            for control, j in ((None, i), ("shuffled", (i + 1) % SIZES["test"][0])):
+                key = f"{subject}_{i}_{control}"
+                Image.fromarray(picture("test", j)).save(folder / f"images/{key}.png")
+                lines.append({
+                    "key": key, "subject": subject, "image_id": f"test-{i}",
+                    "image_sha256": hashlib.sha256(shown.read_bytes()).hexdigest(), "concept": None,
+                    "path": f"images/{key}.png", "seed": i, "n_repetitions": 6, "control": control,
+                    "shown_path": str(shown),
+                })  # fmt: skip
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_models(folder: Path) -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=16,
+        projection_dim=D,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "clip")
+    save_judge(folder / "judge", Judge())
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> tuple[EvalConfig, str]:
+    root = tmp_path_factory.mktemp("eval")
+    write_study(root)
+    write_alignment(root / "align")
+    write_generation(root / "generate", root)
+    write_models(root / "weights")
+    config = EvalConfig(
+        output_dir=root / "eval", shards=root / "paired", study=root,
+        retrieval=RetrievalConfig(run=root / "align", ways=(10, 50), repetitions=(20, 1)),
+        pictures=PicturesConfig(
+            runs={"LoRA": root / "generate"}, clip=root / "weights/clip", judge=root / "weights/judge", pixel_size=64
+        ),
+        n_resamples=200, n_draws=3,
+    )  # fmt: skip
+    assert not entry.check(config).problems
+    entry.main(config)
+    return config, (config.output_dir / "table.md").read_text()
+
+
+def mean_rows(config: EvalConfig) -> list:
+    rows, _ = read_rows(config.output_dir / "metrics.json")
+    return [row for row in rows if row.subject == MEAN]
+
+
+def test_the_ridge_reads_the_linear_study_and_a_random_encoder_sits_at_chance(evaluated):
+    config, _ = evaluated
+    top1 = {
+        (r.model, r.labels["repetitions"]): r
+        for r in mean_rows(config)
+        if r.metric == "retrieval_top1" and r.labels["gallery"] == 10
+    }
+    assert set(top1) == {(m, n) for m in ("encoder", "ridge") for n in (6, 1)}, "20 repetitions are not there: 6 are"
+    assert top1["ridge", 6].value > 0.9
+    assert top1["encoder", 6].value < 0.35
+    for row in top1.values():
+        assert row.chance == 0.1
+        assert row.control == pytest.approx(0.1, abs=0.07)
+
+
+def test_perfect_pictures_are_recognised_and_wrong_eeg_is_not(evaluated):
+    config, _ = evaluated
+    rows = {row.metric: row for row in mean_rows(config) if row.model == "LoRA"}
+    for name in ("ssim", "two_way_clip", "two_way_judge", "image_retrieval_top1"):
+        assert rows[name].value == pytest.approx(1), name
+    for name in ("two_way_clip", "two_way_judge"):
+        assert rows[name].control_generated == pytest.approx(0.5, abs=0.2)
+    assert rows["named_kind"].chance == pytest.approx(1 / 6)
+    assert rows["named_colour"].chance == pytest.approx(1 / 8)
+
+
+def test_every_row_has_a_control_and_the_labels_it_is_compared_by(evaluated):
+    config, _ = evaluated
+    for row in mean_rows(config):
+        assert row.low <= row.value <= row.high
+        assert row.control_low <= row.control <= row.control_high
+        assert {"channels", "repetitions", "subjects", "inductive"} <= set(row.labels)
+
+
+def test_the_ledger_counts_the_opening(evaluated):
+    config, _ = evaluated
+    assert [line["who"] for line in read_ledger(config.shards)] == ["eval"]
+    assert read_rows(config.output_dir / "metrics.json")[1]["test_part_opened"] == 1
+
+
+def test_the_same_command_gives_the_same_table_from_kept_features(evaluated, monkeypatch):
+    config, table = evaluated
+    monkeypatch.setattr(entry, "ClipTargets", None)  # would fail if features were computed again
+    entry.main(config)
+    assert (config.output_dir / "table.md").read_text() == table
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path):
+    config = EvalConfig(
+        output_dir=tmp_path / "out", shards=tmp_path / "none",
+        retrieval=RetrievalConfig(run=tmp_path / "align"), 
+        pictures=PicturesConfig(runs={"x": tmp_path / "gen"}, clip=tmp_path / "clip"),
+    )  # fmt: skip
+    text = "\n".join(entry.check(config).problems)
+    for words in ("holds no shards", "holds no export/encoder", "holds no manifest.jsonl", "pictures.clip"):
+        assert words in text
+
+
+def test_the_locked_part_cannot_be_opened_without_the_ledger(evaluated):
+    with pytest.raises(UserError, match="locked"):
+        ShardIndex.read(evaluated[0].shards / "test")

@@ -1,0 +1,103 @@
+"""From scores of single items to rows: per subject and over subjects, each with interval, chance and control.
+
+Letters: R items (one prediction of one subject for one picture), S subjects, M pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ttd.metrics.table import MEAN, Row
+from ttd.metrics.uncertainty import bootstrap_interval, grand_mean, shuffled_control
+from ttd.seeding import key
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(items [r], the pictures they are paired with [r]) → scores [r]"""
+
+
+def by_subject_and_picture(values: np.ndarray, subject: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """Scores [R] as a table [S, M] (subjects and pictures sorted), repeats averaged, NaN where there is none."""
+    _, s = np.unique(subject, return_inverse=True)
+    _, m = np.unique(picture, return_inverse=True)
+    total, count = np.zeros((s.max() + 1, m.max() + 1)), np.zeros((s.max() + 1, m.max() + 1))
+    np.add.at(total, (s, m), values)
+    np.add.at(count, (s, m), 1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def mispaired_scores(score: Score, subject: np.ndarray, picture: np.ndarray, *, seed: int, n_draws: int) -> np.ndarray:
+    """Score [R] of each item against other pictures of its subject, mean over ``n_draws`` re-pairings."""
+    out = np.empty(len(subject))
+    for name in np.unique(subject):
+        (mine,) = np.nonzero(subject == name)
+        draw = key(seed, "control", str(name))
+        out[mine] = shuffled_control(partial(score, mine), picture[mine], seed=draw, n_draws=n_draws)
+    return out
+
+
+def _figures(table: np.ndarray, *, seed: int, n_resamples: int) -> tuple[float, float, float]:
+    return grand_mean(table), *bootstrap_interval(table, seed=seed, n_resamples=n_resamples)
+
+
+def rows_of(
+    metric: str,
+    model: str,
+    score: Score,
+    subject: np.ndarray,
+    picture: np.ndarray,
+    *,
+    chance: float | None,
+    labels: dict[str, Any],
+    seed: int,
+    n_resamples: int = 2000,
+    n_draws: int = 5,
+    wrong_eeg: np.ndarray | None = None,
+) -> list[Row]:
+    """Rows of one metric: one per subject, and their mean.
+
+    Args:
+        score: the metric as a function of a pairing.
+        subject, picture: of each item [R].
+        chance: analytic chance level, None where only the control tells.
+        labels: what must agree before two figures are compared; ``subjects`` is filled in here.
+        wrong_eeg: marks items [R] that were made from the EEG of another picture. They are no part of the value.
+    """
+    wrong_eeg = np.zeros(len(subject), bool) if wrong_eeg is None else wrong_eeg
+    (real,) = np.nonzero(~wrong_eeg)
+    (wrong,) = np.nonzero(wrong_eeg)
+    subjects, pictures = subject[real], picture[real]
+    values = score(real, pictures)
+    control = mispaired_scores(lambda r, own: score(real[r], own), subjects, pictures, seed=seed, n_draws=n_draws)
+    wrong_values = score(wrong, picture[wrong]) if len(wrong) else np.empty(0)
+
+    rows = []
+    names = [str(s) for s in np.unique(subjects)]
+    for name in [MEAN, *names]:
+        mine = np.ones(len(real), bool) if name == MEAN else subjects == name
+        theirs = np.ones(len(wrong), bool) if name == MEAN else subject[wrong] == name
+        table = by_subject_and_picture(values[mine], subjects[mine], pictures[mine])
+        shuffled = by_subject_and_picture(control[mine], subjects[mine], pictures[mine])
+        figures = _figures(table, seed=seed, n_resamples=n_resamples)
+        control_figures = _figures(shuffled, seed=seed, n_resamples=n_resamples)
+        made_wrong: tuple[float | None, ...] = (None, None, None)
+        if len(np.unique(picture[wrong][theirs])) > 1:
+            made = by_subject_and_picture(wrong_values[theirs], subject[wrong][theirs], picture[wrong][theirs])
+            made_wrong = _figures(made, seed=seed, n_resamples=n_resamples)
+        rows.append(
+            Row(
+                metric,
+                model,
+                name,
+                *figures,
+                chance,
+                *control_figures,
+                table.shape[1],
+                {**labels, "subjects": names if name == MEAN else [name]},
+                *made_wrong,
+            )
+        )
+    return rows

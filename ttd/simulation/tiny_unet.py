@@ -1,0 +1,116 @@
+"""The demo's UNet: ``UNet2DConditionModel`` with SDXL's interface on 4 × 16 × 16 latents, trained on the base look alone.
+
+Podell et al., 2023, arXiv:2307.01952 (text_time conditioning, two text encoders); Salimans & Ho, 2022, arXiv:2202.00512
+(v-prediction); Hang et al., 2023, arXiv:2303.09556 (min-SNR weighting). Text encoder 1 is trained jointly, text encoder 2 is
+the frozen text tower of the tiny CLIP; the empty prompt is zeros, as in SDXL.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from ttd.seeding import numpy_rng, torch_rng
+from ttd.simulation.tiny_clip import EMBED_DIM, MAX_LENGTH, tokenize
+
+TEXT_1_WIDTH, TEXT_2_WIDTH, TIME_ID_WIDTH = 32, 96, 32
+TIME_IDS = (64.0, 64.0, 0.0, 0.0, 64.0, 64.0)  # original size, crop corner, target size
+MIN_SNR_GAMMA = 5.0
+DROPOUT = 0.1
+
+
+def make_scheduler() -> DDPMScheduler:
+    """SDXL's noise levels, with v-prediction."""
+    return DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000,
+        prediction_type="v_prediction", clip_sample=False, timestep_spacing="leading", steps_offset=1,
+    )  # fmt: skip
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Text encoder 1: 32 wide, 2 layers."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=TEXT_1_WIDTH, intermediate_size=4 * TEXT_1_WIDTH, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=MAX_LENGTH, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return CLIPTextModel(config)
+
+
+def make_unet() -> UNet2DConditionModel:
+    """Three levels of 32 / 64 / 160 channels, cross-attention below the top level as in SDXL; under 6 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        attention_head_dim=(1, 2, 4),
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        cross_attention_dim=TEXT_1_WIDTH + TEXT_2_WIDTH,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_ID_WIDTH,
+        projection_class_embeddings_input_dim=EMBED_DIM + 6 * TIME_ID_WIDTH,
+        norm_num_groups=16,
+    )
+
+
+class TextToLatents(nn.Module):
+    """UNet and text encoder 1 as one trainable module, the second text encoder frozen beside them."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder_2: CLIPTextModelWithProjection) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = make_unet(), make_text_encoder(tokenizer)
+        self.text_encoder_2 = text_encoder_2.requires_grad_(False)
+
+    def condition(self, ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Context [B, L, 128] and pooled [B, 64] of token ids [B, L]; rows with ``keep`` 0 are the empty prompt, zeros."""
+        one = self.text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-2]
+        with torch.no_grad():
+            two = self.text_encoder_2(input_ids=ids, output_hidden_states=True)
+        context = torch.cat([one, two.hidden_states[-2]], dim=-1) * keep[:, None, None]
+        return context, two.text_embeds * keep[:, None]
+
+    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+        """Prediction [B, 4, 16, 16] for noisy latents at times ``t`` [B]."""
+        ids = noisy.new_tensor(TIME_IDS).expand(len(noisy), -1)
+        return self.unet(noisy, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
+
+
+class UnetLoss:
+    """``loss_at(step)``: min-SNR weighted v-prediction on latents encoded beforehand."""
+
+    def __init__(
+        self,
+        model: TextToLatents,
+        tokenizer: CLIPTokenizer,
+        latents: Tensor,
+        captions: list[str],
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.model, self.latents, self.batch_size, self.seed = model, latents, batch_size, seed
+        self.ids, self.scheduler = tokenize(tokenizer, captions), make_scheduler()
+
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        rng, g = numpy_rng(self.seed, "unet", step), torch_rng(self.seed, "unet-noise", step)
+        rows = rng.choice(len(self.latents), size=self.batch_size, replace=False)
+        clean, keep = self.latents[rows], torch.from_numpy(rng.random(len(rows)) > DROPOUT).float()
+        noise = torch.randn(clean.shape, generator=g)
+        # One time in each of B equal slices: less variance than B free draws, and still uniform.
+        t = torch.from_numpy(((rng.permutation(len(rows)) + rng.random(len(rows))) / len(rows) * 1000).astype("int64"))
+        noisy, target = self.scheduler.add_noise(clean, noise, t), self.scheduler.get_velocity(clean, noise, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            context, pooled = self.model.condition(self.ids[rows], keep)
+            prediction = self.model(noisy, t, context, pooled)
+        alpha = self.scheduler.alphas_cumprod[t]
+        snr = alpha / (1 - alpha)
+        weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)  # for v-prediction the weight is min(SNR, γ) / (SNR + 1)
+        error = ((prediction.float() - target) ** 2).mean((1, 2, 3))
+        return (weight * error).mean(), {"v_mse": error.mean().item()}
