@@ -1,0 +1,124 @@
+"""The whole chain on the simulated study, step by step, each skipped when nothing it depends on has changed.
+
+    make demo
+
+A step's fingerprint covers its command, its configuration files, the project's sources, the shipped weights and the step
+before it; ``runs/demo/.steps/<step>.json`` holds the one that finished. A killed demo goes on where it was. Nothing here
+imports torch, so a demo that is up to date answers at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ttd.config import fingerprint, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS_DIR = Path("runs/demo/.steps")
+TABLE, REPORT = Path("runs/demo/eval/table.md"), Path("runs/demo/report/index.html")
+
+
+@dataclass
+class Step:
+    """One command of the chain: its name, what it is for, the script and its experiment file."""
+
+    name: str
+    purpose: str
+    script: str
+    config: str
+    overrides: list[str] = field(default_factory=list)
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, self.script, "--config", self.config, *self.overrides]
+
+
+CHAIN = [
+    Step("simulate", "EEG of 4 people looking at scenes", "shards/build_simulated.py", "configs/shards/simulated.yaml"),
+    Step("shards", "recordings to paired shards", "shards/build_paired.py", "configs/shards/simulated_paired.yaml"),
+    Step(
+        "windows",
+        "recordings to unlabelled shards",
+        "shards/build_unlabelled.py",
+        "configs/shards/simulated_unlabelled.yaml",
+    ),
+    Step(
+        "targets",
+        "CLIP embeddings and VAE moments",
+        "shards/precompute_targets.py",
+        "configs/shards/simulated_targets.yaml",
+    ),
+    Step("pretrain", "masked reconstruction", "ttd/pretrain.py", "configs/pretrain/demo.yaml"),
+    Step("align", "encoder aligned with CLIP", "ttd/align.py", "configs/align/demo.yaml"),
+    Step("finetune", "bridge and LoRA", "ttd/finetune.py", "configs/finetune/demo.yaml"),
+    Step("finetune-plain", "bridge without LoRA", "ttd/finetune.py", "configs/finetune/demo_without_lora.yaml"),
+    Step("generate", "EEG to pictures", "ttd/generate.py", "configs/generate/demo.yaml"),
+    Step("generate-plain", "EEG to pictures, no LoRA", "ttd/generate.py", "configs/generate/demo_without_lora.yaml"),
+    Step("eval", "metrics, chance levels, controls", "ttd/eval.py", "configs/eval/demo.yaml"),
+    Step("lift", "pictures to meshes", "ttd/lift.py", "configs/lift/demo.yaml"),
+    Step("report", "one page", "ttd/report.py", "configs/report/demo.yaml"),
+]
+
+
+def content_hash(paths: list[Path]) -> str:
+    """One hash of names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(str(path).encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def fingerprints() -> dict[str, str]:
+    """What each step depends on, in the order of the chain."""
+    sources = [p for folder in ("ttd", "shards") for p in Path(folder).rglob("*.py")]
+    weights = [
+        p for p in Path("weights").rglob("*") if p.suffix in (".safetensors", ".json") and p.name != "figures.json"
+    ]
+    before, out = content_hash(sources + weights), {}
+    for step in CHAIN:
+        before = fingerprint([before, step.command[1:], Path(step.config).read_text()])
+        out[step.name] = before
+    return out
+
+
+def up_to_date(step: Step, wanted: str) -> bool:
+    """Whether the step finished with this fingerprint."""
+    marker = STEPS_DIR / f"{step.name}.json"
+    return marker.is_file() and json.loads(marker.read_text())["fingerprint"] == wanted
+
+
+def main() -> int:
+    """Run what is not up to date; end with the table and the path of the report."""
+    os.chdir(ROOT)
+    env = {"OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    env |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    wanted, began = fingerprints(), time.monotonic()
+    for number, step in enumerate(CHAIN, 1):
+        head = f"[{number}/{len(CHAIN)}] {step.name}: {step.purpose}"
+        if up_to_date(step, wanted[step.name]):
+            print(f"{head} - up to date", flush=True)
+            continue
+        print(f"{head}\n    {' '.join(['python', *step.command[1:]])}", flush=True)
+        start = time.monotonic()
+        status = subprocess.run(step.command, env=env, check=False).returncode
+        if status:
+            print(f"demo: step {step.name} ended with status {status}; `make demo` goes on from here", file=sys.stderr)
+            return status
+        seconds = time.monotonic() - start
+        write_json(STEPS_DIR / f"{step.name}.json", {"fingerprint": wanted[step.name], "seconds": round(seconds, 1)})
+        print(f"    {seconds:.0f} s", flush=True)
+    print(f"\n{TABLE.read_text().rstrip()}\n\nall of it comes from a simulation")
+    print(f"{time.monotonic() - began:.0f} s; report: {REPORT}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

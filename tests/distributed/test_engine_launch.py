@@ -1,0 +1,115 @@
+"""Two real processes through the files in ``launch/``; every test has a deadline."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ttd.engine.tracking import read_log
+
+ROOT = Path(__file__).parents[2]
+TOY = "tests/distributed/toy_train.py"
+DEADLINE_S = 240
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(2 * DEADLINE_S)]
+
+
+def launch(config: str, output_dir: Path, *overrides: str) -> str:
+    """Run the toy on two ranks through ``launch/<config>.yaml``; returns what it printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "TTD_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file"]
+    command += [f"launch/{config}.yaml", "--num_processes", "2", "--main_process_port", "0"]
+    command += [TOY, f"output_dir={output_dir}", *overrides]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        return process.communicate(timeout=DEADLINE_S)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"no end after {DEADLINE_S} s:\n{process.communicate()[0][-3000:]}")
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["loss"] for r in read_log(folder) if r["event"] == "train"]
+
+
+def seen(folder: Path, rank: int) -> list[list[int]]:
+    return [json.loads(line) for line in (folder / f"seen-{rank}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """Eight uninterrupted steps under DDP and ZeRO-2, two ranks, two micro-batches per step."""
+    folders = {}
+    for config in ("ddp", "zero2"):
+        folders[config] = tmp_path_factory.mktemp(config)
+        printed = launch(config, folders[config], "micro_batch_size=2")
+        assert '"world": 2' in printed, printed[-3000:]
+        assert "global batch 8 = 2 micro × 2 ranks × 2 accumulation" in printed
+    return folders
+
+
+def test_ddp_and_zero2_have_the_same_losses_on_two_ranks(runs):
+    environments = {k: json.loads((f / "environment.json").read_text()) for k, f in runs.items()}
+    assert {k: (e["world_size"], e["engine"]) for k, e in environments.items()} == {
+        "ddp": (2, "MULTI_CPU"),
+        "zero2": (2, "DEEPSPEED"),
+    }
+    ddp, zero2 = losses(runs["ddp"]), losses(runs["zero2"])
+    assert len(ddp) == 8
+    assert ddp == pytest.approx(zero2, rel=0, abs=1e-6)
+
+
+def test_each_rank_saw_other_samples_and_together_all_of_them(runs):
+    for folder in runs.values():
+        mine = [[p for step in seen(folder, rank) for p in step] for rank in (0, 1)]
+        assert mine[0] == list(range(0, 64, 2))
+        assert mine[1] == list(range(1, 64, 2))
+
+
+@pytest.mark.parametrize("config", ["ddp", "zero2"])
+def test_a_signal_to_one_rank_stops_both_and_the_resumed_run_is_the_same_bit_for_bit(runs, config, tmp_path):
+    launch(config, tmp_path, "micro_batch_size=2", "stop_after=5")  # rank 1 alone, in the third step
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert (outcome["status"], outcome["message"]) == (75, "stopped at step 3 of 8; the same command resumes")
+    launch(config, tmp_path, "micro_batch_size=2")
+    assert json.loads((tmp_path / "outcome.json").read_text())["status"] == 0
+    assert losses(tmp_path) == losses(runs[config])
+    for name in ("weights.safetensors", "moments.safetensors"):
+        resumed, straight = (load_file(f / "step-0000008" / name) for f in (tmp_path, runs[config]))
+        assert resumed.keys() == straight.keys()
+        assert all(torch.equal(resumed[key], straight[key]) for key in resumed)
+
+
+def test_a_state_of_two_zero2_ranks_goes_on_in_one_process(runs, tmp_path):
+    """The checkpoint belongs to no engine: the last four steps again, from ZeRO-2's state, without a launcher."""
+    shutil.copytree(runs["zero2"], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "step-0000008")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, TOY, f"output_dir={tmp_path}"]
+    subprocess.run(command, cwd=ROOT, env=environment, timeout=DEADLINE_S, check=True)
+    assert losses(tmp_path) == pytest.approx(losses(runs["zero2"]), rel=0, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_zero3_has_the_same_losses_and_resumes(runs, tmp_path):
+    launch("zero3", tmp_path, "micro_batch_size=2", "stop_after=5")
+    assert json.loads((tmp_path / "outcome.json").read_text())["status"] == 75
+    launch("zero3", tmp_path, "micro_batch_size=2")
+    assert json.loads((tmp_path / "outcome.json").read_text())["status"] == 0
+    assert losses(tmp_path) == pytest.approx(losses(runs["zero2"]), rel=0, abs=1e-6)

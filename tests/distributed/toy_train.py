@@ -1,0 +1,107 @@
+"""A small module trained by the engine on keyed samples, for tests that start several processes.
+
+It notes which sample positions each rank saw, and can be asked to send itself a signal.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ttd.config import Config, run
+from ttd.engine.accelerator import EngineConfig, check_launch, make_accelerator
+from ttd.engine.checkpoint import load_weights, step_folder
+from ttd.engine.loop import TrainConfig, train
+from ttd.engine.schedules import OptimConfig
+from ttd.seeding import randn
+
+
+class ToyConfig(Config):
+    output_dir: Path
+    seed: int = 0
+    global_batch_size: int = 8
+    micro_batch_size: int | None = None
+    stop_after: int | None = None
+    """Rank 1 (or the only one) sends itself SIGUSR1 after this many forward passes."""
+    train: TrainConfig = TrainConfig(max_steps=8, log_every=1, checkpoint_every=4)
+    optim: OptimConfig = OptimConfig(lr=1e-2, warmup_steps=3)
+    engine: EngineConfig = EngineConfig(compare_ranks_every=2)
+
+
+class ToyObjective(nn.Module):
+    """A frozen layer, two trained ones, and a running mean that training changes without a gradient."""
+
+    running: torch.Tensor
+
+    def __init__(self, seed: int, stop_after: int | None):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.frozen = nn.Linear(16, 16).requires_grad_(False)
+            self.body = nn.Sequential(nn.Linear(16, 33), nn.GELU(), nn.Linear(33, 4))
+        self.register_buffer("running", torch.zeros(4))
+        self.stop_after, self.calls = stop_after, 0
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        if self.calls == self.stop_after and os.environ.get("RANK", "1") == "1":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        x = self.body(self.frozen(batch["eeg"]))
+        loss = (x - batch["eeg"][:, :4] * 2).square().mean()
+        with torch.no_grad():
+            self.running.lerp_(x.mean(0), 0.1)
+        return {"loss": loss, "double": 2 * loss.detach()}
+
+
+class ToyStream:
+    """The order contract of ``ttd.data``: consecutive global batches, a rank takes its stride."""
+
+    def __init__(self, config: ToyConfig, rank: int, world: int, micro: int, log: Path):
+        self.config, self.rank, self.world, self.micro, self.log = config, rank, world, micro, log
+
+    def batches(self, samples_seen):
+        n = self.config.global_batch_size
+        while True:
+            mine = torch.arange(samples_seen, samples_seen + n)[self.rank :: self.world]
+            for position in mine.split(self.micro):
+                with self.log.open("a") as file:
+                    file.write(json.dumps(position.tolist()) + "\n")
+                yield {"position": position, "eeg": randn(self.config.seed, "toy", position, (16,))}
+            samples_seen += n
+
+
+def main(config: ToyConfig) -> None:
+    accelerator = make_accelerator(
+        config.engine, global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size
+    )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    stream = ToyStream(config, rank, world, accelerator.ttd.micro, config.output_dir / f"seen-{rank}.jsonl")
+    objective = ToyObjective(config.seed, config.stop_after)
+    result = train(
+        accelerator,
+        objective,
+        config.optim,
+        stream,
+        config.train,
+        config.output_dir,
+        resolved=config.model_copy(update={"stop_after": None}),
+        fingerprint="toy",
+    )
+    load_weights(step_folder(config.output_dir, result.best_step), objective)
+    if accelerator.is_main_process:
+        kind = accelerator.distributed_type.value
+        print(json.dumps({"world": world, "kind": kind, "step": result.step, "batches": str(accelerator.ttd)}))
+
+
+def check(config: ToyConfig):
+    from ttd.config import Plan
+
+    return Plan(problems=check_launch(config.engine, config.global_batch_size, config.micro_batch_size))
+
+
+if __name__ == "__main__":
+    run(main, ToyConfig, doc=__doc__, check=check)

@@ -1,0 +1,109 @@
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
+TEMPLATES = [path for path in SCRIPTS if path.name != "env.sh"]
+
+
+def by_name(path: Path) -> str:
+    return path.name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=by_name)
+def test_every_script_is_valid_bash(path):
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("path", SCRIPTS, ids=by_name)
+def test_every_script_passes_shellcheck(path):
+    done = subprocess.run(["shellcheck", "-x", str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=by_name)
+def test_a_template_stops_in_time_requeues_and_appends_to_its_log(path):
+    asked = set(re.findall(r"^#SBATCH --([a-z-]+)", path.read_text(), re.M))
+    assert {"ntasks-per-node", "signal", "requeue", "open-mode", "output", "time"} <= asked
+    assert not {"account", "partition", "qos"} & asked  # the site's, given to sbatch
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Stand-ins for srun, scontrol and python on the PATH, a checkout with slurm/ in it, and a way to run a template there."""
+    programs, root = tmp_path / "bin", tmp_path / "a checkout"
+    programs.mkdir()
+    shutil.copytree(ROOT / "slurm", root / "slurm")
+    said = tmp_path / "requeued"
+
+    def program(name: str, body: str) -> None:
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+
+    def submit(step: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        """Run slurm/finetune.sh with ``step`` as the training; returns the process and the ids that were requeued."""
+        program("scontrol", f'[ "$1" = show ] && echo node1 || echo "$2" >> "{said}"')
+        program("sleep", "exit 0")
+        program("srun", f'case "$*" in *"import socket"*) exit 0;; esac\n{step}')
+        variables = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node1"}
+        variables |= {"SLURM_SUBMIT_DIR": str(root), "OUT": str(tmp_path / "run")} | environment
+        command = ["bash", str(root / "slurm/finetune.sh"), str(tmp_path / "run"), "--config", "x.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=30)
+        return done, said.read_text().split() if said.exists() else []
+
+    program("accelerate", 'printf "%s\\n" "$@" > "$OUT/words"')
+    program("python", f'exec "{shutil.which("python3")}" "$@"')
+    return submit
+
+
+def outcome(status: int) -> str:
+    return f'echo \'{{"status": {status}}}\' > "$OUT/outcome.json"'
+
+
+def test_a_finished_run_is_not_requeued_and_keeps_its_status(cluster):
+    done, requeued = cluster(f"{outcome(0)}; exit 0")
+    assert (done.returncode, requeued) == (0, []), done.stderr
+    done, requeued = cluster(f"{outcome(2)}; exit 1")  # launchers turn 2 into 1
+    assert (done.returncode, requeued) == (2, [])
+
+
+def test_a_failed_step_is_requeued_until_the_restarts_are_used_up(cluster):
+    done, requeued = cluster("exit 1")
+    assert (done.returncode, requeued) == (1, ["41"])
+    done, requeued = cluster("exit 1", SLURM_RESTART_COUNT="10")
+    assert (done.returncode, requeued) == (1, ["41"])  # no second line
+
+
+def test_usr1_asks_the_run_to_stop_and_requeues_it(cluster):
+    step = 'kill -USR1 $PPID; for i in 1 2 3 4 5 6 7 8 9; do [ -e "$TTD_STOP_FILE" ] && break; /bin/sleep 0.1; done\n'
+    done, requeued = cluster(f'{step}[ -e "$TTD_STOP_FILE" ] && {outcome(75)}; exit 1')
+    assert requeued == ["41"], done.stdout + done.stderr
+    assert "outcome 75, asked to stop 1, cancelled 0" in done.stdout
+
+
+def test_a_cancelled_job_stays_cancelled(cluster):
+    done, requeued = cluster(f"kill -TERM $PPID; /bin/sleep 0.5; {outcome(75)}; exit 1")
+    assert requeued == []
+    assert "cancelled 1" in done.stdout
+
+
+def test_an_array_task_requeues_itself_and_not_the_array(cluster):
+    _, requeued = cluster("exit 1", SLURM_ARRAY_JOB_ID="40", SLURM_ARRAY_TASK_ID="3")
+    assert requeued == ["40_3"]
+
+
+def test_the_launch_covers_all_nodes_and_passes_arguments_whole(cluster, tmp_path):
+    step = f'shift 2; SLURM_NODEID=1 "$@"; {outcome(0)}'  # what srun does on the second node
+    done, _ = cluster(step, SLURM_NNODES="2", SLURM_GPUS_ON_NODE="4")
+    words = (tmp_path / "run/words").read_text().splitlines()
+    pairs = dict(pairwise(words))
+    assert (pairs["--num_machines"], pairs["--num_processes"], pairs["--machine_rank"]) == ("2", "8", "1"), done.stderr
+    assert (pairs["--main_process_ip"], pairs["--main_process_port"]) == ("node1", "20041")
+    assert words[-4:] == ["ttd/finetune.py", "--config", "x.yaml", f"output_dir={tmp_path / 'run'}"]

@@ -1,0 +1,191 @@
+"""The accelerator every entry starts: processes, precision, accumulation, and the refusals that keep a launch honest.
+
+``launch/*.yaml`` owns the machine (processes, ZeRO stage, precision), the experiment owns ``global_batch_size``;
+accumulation = global / (micro × world) is derived here and written into DeepSpeed's configuration with the clipping.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    DeepSpeedPlugin,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
+from pydantic import Field
+
+from ttd.config import Config, UserError
+
+
+class EngineConfig(Config):
+    mixed_precision: Literal["no", "bf16"] | None = None
+    """Arithmetic of the forward pass; weights stay float32. None: what launch/*.yaml says."""
+    gradient_clipping: float = Field(default=1.0, gt=0)
+    """Largest L2 norm of the gradient of all trainable weights."""
+    compare_ranks_every: int = Field(default=100, ge=1)
+    """Steps between two comparisons of the weights of all ranks, bit by bit."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How one global batch is cut: ``micro`` samples on each of ``world`` ranks, ``accumulation`` times."""
+
+    world: int
+    micro: int
+    accumulation: int
+
+    @property
+    def global_size(self) -> int:
+        return self.world * self.micro * self.accumulation
+
+    def __str__(self) -> str:
+        product = f"{self.micro} micro × {self.world} ranks × {self.accumulation} accumulation"
+        return f"global batch {self.global_size} = {product}"
+
+
+class TTDAccelerator(Accelerator):
+    """An ``Accelerator`` that knows how its batches are cut and how gradients are clipped."""
+
+    ttd: Batches
+    engine: EngineConfig
+
+
+def asked_for_deepspeed() -> bool:
+    """Whether the launcher asked for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def deepspeed_json() -> dict:
+    """The DeepSpeed configuration the launcher points at; without a file, the stage it named."""
+    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path == "none":
+        return {"zero_optimization": {"stage": int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))}}
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: DeepSpeed configuration cannot be read: {error}") from error
+
+
+def world_size() -> int:
+    """Processes of this launch, known before any process group exists."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def micro_batch(global_batch_size: int, micro_batch_size: int | None, world: int) -> int:
+    """Samples per rank and forward pass: as asked, else as fixed in DeepSpeed's file, else a rank's whole share."""
+    if micro_batch_size is None and asked_for_deepspeed():
+        fixed = deepspeed_json().get("train_micro_batch_size_per_gpu", "auto")
+        micro_batch_size = None if fixed == "auto" else int(fixed)
+    return micro_batch_size if micro_batch_size is not None else max(1, global_batch_size // world)
+
+
+def check_launch(config: EngineConfig, global_batch_size: int, micro_batch_size: int | None = None) -> list[str]:
+    """Everything that contradicts this launch, in sentences; reads the environment, starts no process group."""
+    problems = []
+    world = world_size()
+    try:
+        micro = micro_batch(global_batch_size, micro_batch_size, world)
+    except UserError as error:
+        return [str(error)]
+    if global_batch_size % (micro * world):
+        problems.append(
+            f"global_batch_size={global_batch_size} is not a multiple of {micro} (micro batch) × {world} (ranks); "
+            f"choose a multiple of {micro * world}, or another micro_batch_size or number of processes"
+        )
+    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", "bf16"):
+        problems.append(f"mixed_precision={precision} of the launch file is not supported; use 'bf16' or 'no'")
+    elsewhere = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    derived = global_batch_size // (micro * world)
+    if elsewhere not in ("1", "auto", str(derived)):
+        problems.append(
+            f"gradient_accumulation_steps={elsewhere} of the launch file contradicts "
+            f"global_batch_size={global_batch_size}, which gives {derived}; remove it there: accumulation is derived"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        problems.append("FSDP is not supported; use launch/ddp.yaml, launch/zero2.yaml or launch/zero3.yaml")
+    return problems
+
+
+def _no_compiled_shm_op() -> None:
+    """On a CPU DeepSpeed would compile ``deepspeed_shm_comm`` first (minutes, needs g++); gloo does without it."""
+    import deepspeed.ops
+
+    if "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__:  # a private name: without it the op is built, slowly
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _deepspeed_plugin(config: EngineConfig, batches: Batches, precision: str) -> DeepSpeedPlugin:
+    content = deepspeed_json() | {
+        "train_batch_size": batches.global_size,
+        "train_micro_batch_size_per_gpu": batches.micro,
+        "gradient_accumulation_steps": batches.accumulation,
+        "gradient_clipping": config.gradient_clipping,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW: nothing to compile, the same bits as under DDP
+    }
+    # DeepSpeed's own bf16 casts the module but not its inputs; its autocast keeps float32 weights as accelerate's does.
+    content["torch_autocast"] = {"enabled": precision == "bf16", "dtype": "bfloat16"}
+    return DeepSpeedPlugin(hf_ds_config=content)
+
+
+def make_accelerator(
+    config: EngineConfig | None = None, *, global_batch_size: int | None = None, micro_batch_size: int | None = None
+) -> TTDAccelerator:
+    """Start (or join) the processes of this launch.
+
+    ``global_batch_size`` is the experiment's, in samples per update; work by item (generation, lifting) gives none.
+    ``micro_batch_size`` samples go through one rank at once; without it, the share of a rank.
+
+    Raises:
+        UserError: the launch contradicts the experiment (see ``check_launch``), or processes did not find each other.
+    """
+    config = config or EngineConfig()
+    world = world_size()
+    global_batch_size = global_batch_size if global_batch_size is not None else world
+    problems = check_launch(config, global_batch_size, micro_batch_size)
+    if problems:
+        raise UserError("\n".join(problems))
+    micro = micro_batch(global_batch_size, micro_batch_size, world)
+    batches = Batches(world, micro, global_batch_size // (micro * world))
+    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+    # find_unused_parameters: else DDP rebuilds its buckets after the first step, which changes the order of summation
+    # from then on, and a resumed run would differ from an uninterrupted one in the last bits (seen with four ranks).
+    handlers: list = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    plugin, cpu = None, not torch.cuda.is_available()
+    if asked_for_deepspeed():
+        warnings.filterwarnings(
+            "ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning
+        )  # its own
+        plugin = _deepspeed_plugin(config, batches, precision)
+        precision = "no"  # DeepSpeed's autocast does it
+        if cpu:
+            # Without a named backend accelerate believes in one process, and ranks would train on the same samples.
+            _no_compiled_shm_op()
+            handlers, cpu = [InitProcessGroupKwargs(backend="gloo")], False
+    accelerator = TTDAccelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        deepspeed_plugin=plugin,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=batches.accumulation, adjust_scheduler=False, sync_with_dataloader=False
+        ),
+        kwargs_handlers=handlers,
+    )
+    accelerator.ttd, accelerator.engine = batches, config
+    if accelerator.num_processes != world or (world > 1 and accelerator.distributed_type == DistributedType.NO):
+        raise UserError(
+            f"the launcher started {world} processes, but accelerate sees {accelerator.num_processes} "
+            f"({accelerator.distributed_type}); start with one of launch/*.yaml"
+        )
+    return accelerator
