@@ -1,6 +1,7 @@
 """The whole chain on the simulated study, step by step, each skipped when nothing it depends on has changed.
 
     make demo
+    python launch/demo.py --study-seed 11     # another simulated study, calibrated first, below runs/study-11/
 
 A step's fingerprint covers its command, its configuration files, the project's sources, the shipped weights and the step
 before it; ``runs/demo/.steps/<step>.json`` holds the one that finished. A killed demo goes on where it was. Nothing here
@@ -9,13 +10,14 @@ imports torch, so a demo that is up to date answers at once.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ttd.config import fingerprint, write_json
@@ -37,7 +39,11 @@ class Step:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, self.script, "--config", self.config, *self.overrides]
+        return [sys.executable, str(ROOT / self.script), "--config", str(ROOT / self.config), *self.overrides]
+
+    @property
+    def shown(self) -> str:
+        return " ".join(["python", self.script, "--config", self.config, *self.overrides])
 
 
 CHAIN = [
@@ -67,24 +73,31 @@ CHAIN = [
 ]
 
 
+CALIBRATION_PATHS = {
+    "study": "configs/shards/simulated.yaml",
+    "paired": "configs/shards/simulated_paired.yaml",
+    "clip": "weights/tiny/clip",
+}
+
+
 def content_hash(paths: list[Path]) -> str:
     """One hash of names and contents."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(str(path).encode())
+        digest.update(str(path.relative_to(ROOT)).encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def fingerprints() -> dict[str, str]:
+def fingerprints(chain: list[Step]) -> dict[str, str]:
     """What each step depends on, in the order of the chain."""
-    sources = [p for folder in ("ttd", "shards") for p in Path(folder).rglob("*.py")]
+    sources = [p for folder in ("ttd", "shards") for p in (ROOT / folder).rglob("*.py")]
     weights = [
-        p for p in Path("weights").rglob("*") if p.suffix in (".safetensors", ".json") and p.name != "figures.json"
+        p for p in (ROOT / "weights").rglob("*") if p.suffix in (".safetensors", ".json") and p.name != "figures.json"
     ]
     before, out = content_hash(sources + weights), {}
-    for step in CHAIN:
-        before = fingerprint([before, step.command[1:], Path(step.config).read_text()])
+    for step in chain:
+        before = fingerprint([before, step.shown, (ROOT / step.config).read_text()])
         out[step.name] = before
     return out
 
@@ -95,28 +108,52 @@ def up_to_date(step: Step, wanted: str) -> bool:
     return marker.is_file() and json.loads(marker.read_text())["fingerprint"] == wanted
 
 
+def another_study(seed: int) -> list[Step]:
+    """The chain for another study seed: the gain is calibrated first, since it moves with the anatomy."""
+    calibrated = Path("runs/calibration/calibration.json")
+    calibrate = [sys.executable, str(ROOT / "shards/calibrate_simulated.py"), f"output_dir={calibrated.parent}"]
+    calibrate += [f"seed={seed}", "check_files=false"]
+    calibrate += [f"{key}={ROOT / path}" for key, path in CALIBRATION_PATHS.items()]
+    if not calibrated.is_file():
+        subprocess.run(calibrate, check=True)
+    gain = json.loads(calibrated.read_text())["gain"]
+    simulate = replace(CHAIN[0], overrides=[f"seed={seed}", f"brain.gain={gain}"])
+    return [simulate, *CHAIN[1:]]
+
+
 def main() -> int:
     """Run what is not up to date; end with the table and the path of the report."""
-    os.chdir(ROOT)
-    env = {"OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)), "TOKENIZERS_PARALLELISM": "false", **os.environ}
-    env |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    wanted, began = fingerprints(), time.monotonic()
-    for number, step in enumerate(CHAIN, 1):
-        head = f"[{number}/{len(CHAIN)}] {step.name}: {step.purpose}"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study-seed", type=int, help="simulate and read another study, below runs/study-SEED/")
+    seed = parser.parse_args().study_seed
+    env = {"OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)), "TOKENIZERS_PARALLELISM": "false"}
+    os.environ.update({**env, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
+    chain, folder = CHAIN, ROOT
+    if seed is not None:  # the paths of the experiments are relative: another folder is another demo
+        folder = ROOT / f"runs/study-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "weights").exists():
+            (folder / "weights").symlink_to(ROOT / "weights", target_is_directory=True)
+    os.chdir(folder)
+    if seed is not None:
+        chain = another_study(seed)
+    wanted, began = fingerprints(chain), time.monotonic()
+    for number, step in enumerate(chain, 1):
+        head = f"[{number}/{len(chain)}] {step.name}: {step.purpose}"
         if up_to_date(step, wanted[step.name]):
             print(f"{head} - up to date", flush=True)
             continue
-        print(f"{head}\n    {' '.join(['python', *step.command[1:]])}", flush=True)
+        print(f"{head}\n    {step.shown}", flush=True)
         start = time.monotonic()
-        status = subprocess.run(step.command, env=env, check=False).returncode
+        status = subprocess.run(step.command, check=False).returncode
         if status:
-            print(f"demo: step {step.name} ended with status {status}; `make demo` goes on from here", file=sys.stderr)
+            print(f"demo: step {step.name} ended with status {status}; the same command goes on here", file=sys.stderr)
             return status
         seconds = time.monotonic() - start
         write_json(STEPS_DIR / f"{step.name}.json", {"fingerprint": wanted[step.name], "seconds": round(seconds, 1)})
         print(f"    {seconds:.0f} s", flush=True)
     print(f"\n{TABLE.read_text().rstrip()}\n\nall of it comes from a simulation")
-    print(f"{time.monotonic() - began:.0f} s; report: {REPORT}")
+    print(f"{time.monotonic() - began:.0f} s; report: {folder.relative_to(ROOT) / REPORT}")
     return 0
 
 

@@ -118,6 +118,7 @@ def main(config: BuildPairedConfig) -> None:
             sfreq=sfreq,
             tmin=float(grid[0] / sfreq),
             n_times=len(grid),
+            normalise=config.normalise,
             preprocessing={**config.preprocessing.model_dump(), "epochs": config.epochs.model_dump()},
             split_fingerprint=manifest.fingerprint,
         )

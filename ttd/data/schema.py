@@ -100,6 +100,8 @@ class Facts(_Contract):
     """Channel names, in the order of the rows, of each cap."""
     statistics: dict[str, Statistics] = Field(default_factory=dict)
     """Per cap."""
+    normalise: Literal["channel", "subject"] = "channel"
+    """What is done to EEG when it is read, beside the z-score per channel: see ``whitening``."""
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     split_fingerprint: str = ""
     simulated: bool = False

@@ -25,6 +25,7 @@ from ttd.data import transforms
 from ttd.data.reader import ShardReader
 from ttd.data.schema import Part
 from ttd.data.targets import TargetTable
+from ttd.data.whitening import normaliser_of
 from ttd.seeding import numpy_rng
 
 PREFETCH = 2
@@ -67,11 +68,18 @@ class _Batcher:
         if index.cap not in index.facts.statistics:
             raise UserError(f"{index.folder}: the index has no channel statistics; build the shards again")
         self.statistics = index.facts.statistics[index.cap]
+        self.normaliser = normaliser_of(index)
+        self.owner = self.normaliser.codes(index) if self.normaliser else np.zeros(0, np.int64)  # [N]
         self.subject = index.codes("subject").astype(np.int64)
         self.image = index.codes("image_sha256").astype(np.int64)
         self.tables = [TargetTable.read(Path(config.shards) / "targets" / name) for name in config.targets]
         shas = index.column("image_sha256")
         self.rows = [table.rows(shas) for table in self.tables]
+
+    def scale(self, eeg: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """µV [B, C, T] of samples ``indices`` [B] → what a model is given."""
+        transforms.scale(eeg, self.statistics)
+        return eeg if self.normaliser is None else self.normaliser.apply(eeg, self.owner[indices])
 
     def collate(self, eeg: np.ndarray, positions: np.ndarray, indices: np.ndarray) -> dict[str, torch.Tensor]:
         batch = {
@@ -192,7 +200,7 @@ class Stream:
                     len(stored), config.repetitions, config.k, seed=seed, position=position
                 )
             eeg[row] = transforms.average(stored, chosen)
-        transforms.scale(eeg, batcher.statistics)
+        eeg = batcher.scale(eeg, indices)
         for row, position in enumerate(positions.tolist()):
             if config.time_jitter:
                 transforms.jitter_time(eeg[row], config.time_jitter, seed=seed, position=position)
@@ -226,7 +234,7 @@ def evaluation_batches(
         eeg = np.empty((len(some), *batcher.shape), np.float32)
         for row, i in enumerate(some):
             eeg[row] = transforms.average(reader.eeg_view(i), slice(n_repetitions))
-        transforms.scale(eeg, batcher.statistics)
+        eeg = batcher.scale(eeg, some)
         yield batcher.collate(eeg, some.copy(), some)
 
 

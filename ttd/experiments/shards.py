@@ -27,6 +27,9 @@ class BuildPairedConfig(Config):
     preprocessing: PreprocessingConfig
     epochs: EpochsConfig = EpochsConfig()
     parts: PartsConfig = PartsConfig()
+    normalise: Literal["channel", "subject"] = "channel"
+    """``channel``: z-score by the training part. ``subject``: then whiten each subject's channels by the covariance of its
+    training repetitions and take away its mean response (multivariate noise normalisation); needs repetitions."""
     samples_per_shard: int = Field(default=512, ge=1)
 
 

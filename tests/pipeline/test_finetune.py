@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import ttd.finetune
+import ttd.generate
+from ttd.bridge.heads import ClipHead
+from ttd.config import load_config, run
+from ttd.data.splits import SplitManifest, read_ledger
+from ttd.data.writer import ShardWriter
+from ttd.diffusion.lora import LoRAConfig, add_lora
+from ttd.encoders import EncoderConfig, build_encoder
+from ttd.experiments.finetune import FinetuneConfig, FromScratch
+from ttd.experiments.generate import GenerateConfig
+from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, save_aligned
+
+CHANNELS, SFREQ, N_TIMES = ["Fz", "Cz", "Pz"], 128.0, 64
+PARTS = {"train": range(8), "validation": range(8, 12), "test": range(12, 16)}
+
+
+def picture(i: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), 16 * i, np.uint8)).save(out, format="PNG")
+    return out.getvalue()
+
+
+SHAS = [hashlib.sha256(picture(i)).hexdigest() for i in range(16)]
+
+
+def build_shards(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    patterns = rng.standard_normal((16, len(CHANNELS), N_TIMES))
+    for part, images in PARTS.items():
+        with ShardWriter(root / part, kind="paired") as writer:
+            for subject in ("01", "02"):
+                for i in images:
+                    eeg = 10 * (patterns[i] + rng.standard_normal((2, len(CHANNELS), N_TIMES)))
+                    meta = {
+                        "study": "Simulated", "subject": subject, "cap": "three", "sessions": ["1"] * 2,
+                        "runs": ["1"] * 2, "onsets": [0.0, 1.0], "image_id": f"image-{i}", "concept": f"c{i}",
+                        "image_sha256": SHAS[i],
+                    }  # fmt: skip
+                    writer.write(f"sub-{subject}_{i}", {"eeg.npy": eeg, "meta.json": meta})
+            statistics = {"three": {"mean": [0.0] * 3, "std": [14.0] * 3}}
+            facts = {"study": "Simulated", "part": part, "sfreq": SFREQ, "tmin": 0.0, "n_times": N_TIMES}
+            writer.finish(facts | {"caps": {"three": CHANNELS}, "statistics": statistics, "simulated": True})
+    with ShardWriter(root / "images", kind="image") as writer:
+        for i, sha in enumerate(SHAS):
+            meta = {"image_id": f"image-{i}", "concept": f"c{i}", "sha256": sha}
+            writer.write(sha, {"image.png": picture(i), "meta.json": meta})
+        writer.finish({"study": "Simulated"})
+    for name, shape in (("clip", (6,)), ("vae", (8, 16, 16))):
+        with ShardWriter(root / "targets" / name, kind="target") as writer:
+            for sha in SHAS:
+                writer.write(sha, {"target.npy": rng.standard_normal(shape).astype(np.float32)})
+            writer.finish({"study": "Simulated"})
+    SplitManifest(
+        study="Simulated", by="given", assignments={p: [f"image-{i}" for i in r] for p, r in PARTS.items()}
+    ).write(root)
+    return root
+
+
+def align(folder: Path, **changes) -> Path:
+    torch.manual_seed(0)
+    facts = {"n_times": N_TIMES, "sfreq": SFREQ, "ch_names": CHANNELS} | changes
+    encoder = build_encoder(EncoderConfig(embed_dim=16, depth=1, n_heads=2), **facts)
+    head = ClipHead(ContrastiveConfig().head, embed_dim=16, n_tokens=encoder.n_tokens, clip_dim=6)
+    space = TargetSpace.fit(torch.randn(20, 6), "half_whitened")
+    save_aligned(folder / "export", Contrastive(ContrastiveConfig(), encoder=encoder, head=head, space=space))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, base_folder: Path) -> Path:
+    """A folder with shards/, align/ and base/."""
+    build_shards(tmp_path / "shards")
+    align(tmp_path / "align")
+    return tmp_path
+
+
+def entry(module, schema, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        run(module.main, schema, doc=module.__doc__, check=module.check, argv=arguments)
+    return exit_.value.code
+
+
+def finetune(place: Path, name: str, *more: str) -> int:
+    return entry(
+        ttd.finetune, FinetuneConfig, f"output_dir={place / name}", f"data.shards={place / 'shards'}",
+        "start.name=alignment", f"start.run={place / 'align'}", f"base.path={place / 'base'}",
+        "global_batch_size=8", "micro_batch_size=4", "lora.rank=2", "train.max_steps=4",
+        "train.checkpoint_every=2", "train.validate_every=2", "train.log_every=1", "data.repetitions=random",
+        "conditioner.resampler={n_queries: 4, depth: 1, n_heads: 2}", "optim={lr: 0.003, schedule: constant}", *more,
+    )  # fmt: skip
+
+
+def generate(place: Path, *more: str) -> int:
+    return entry(
+        ttd.generate, GenerateConfig, f"output_dir={place / 'pictures'}", f"finetune={place / 'run'}",
+        f"shards={place / 'shards'}", f"base.path={place / 'base'}", "sampler.steps=3", "n_items=3",
+        "controls=[shuffled]", "items.batch_size=5", *more,
+    )  # fmt: skip
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.png")}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All exported tensors; the files' bytes also hold metadata, in an order that safetensors draws at random."""
+    files = folder.rglob("*.safetensors")
+    return {f"{p.relative_to(folder)}/{name}": x for p in files for name, x in load_file(p).items()}
+
+
+def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
+    assert finetune(place, "run") == 0
+    export = place / "run" / "export"
+    names = {str(path.relative_to(export)) for path in export.rglob("*") if path.is_file()}
+    assert names == {
+        "README.md", "encoder/config.json", "encoder/model.safetensors", "clip_head/config.json",
+        "clip_head/model.safetensors", "bridge/config.json", "bridge/model.safetensors",
+        "unet_lora/pytorch_lora_weights.safetensors",
+    }  # fmt: skip
+    assert "simulation" in (export / "README.md").read_text()
+    log = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if line["event"] == "validation"] == [2, 4]
+
+    assert generate(place) == 0
+    items = [json.loads(line) for line in (place / "pictures" / "manifest.jsonl").read_text().splitlines()]
+    assert len(items) == 2 * 3 * 2
+    assert len({item["key"] for item in items}) == 12
+    own = [item for item in items if item["control"] is None]
+    assert all(item["eeg_of"] == item["image_id"] for item in own)
+    assert {i["image_id"] for i in own if i["subject"] == "01"} == {i["image_id"] for i in own if i["subject"] == "02"}
+    shuffled = [item for item in items if item["control"] == "shuffled"]
+    assert all(item["eeg_of"] != item["image_id"] for item in shuffled)
+    assert sorted(i["eeg_of"] for i in shuffled) == sorted(i["image_id"] for i in shuffled)
+    for item in items:
+        assert Image.open(place / "pictures" / item["path"]).size == (32, 32)
+        shown = (place / "pictures" / item["shown_path"]).read_bytes()
+        assert hashlib.sha256(shown).hexdigest() == item["image_sha256"]
+    assert [entry["who"] for entry in read_ledger(place / "shards")] == ["generate"]
+
+    before = hashes(place / "pictures")
+    (place / "pictures" / "items" / own[0]["key"] / "status.json").unlink()  # as if killed before it was finished
+    assert generate(place) == 0
+    assert hashes(place / "pictures") == before
+
+
+def test_a_resumed_run_exports_the_same_bits_as_an_uninterrupted_one(place):
+    assert finetune(place, "straight", "train.max_steps=4") == 0
+    assert finetune(place, "resumed", "train.max_steps=2") == 0
+    assert finetune(place, "resumed", "train.max_steps=4") == 0
+    straight, resumed = weights(place / "straight" / "export"), weights(place / "resumed" / "export")
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    before = weights(place / "align" / "export")
+    assert not torch.equal(
+        before["clip_head/model.safetensors/head.project.weight"],
+        straight["clip_head/model.safetensors/head.project.weight"],
+    )
+
+
+def test_without_adapters_the_export_has_none_and_generation_works(place):
+    assert finetune(place, "run", "lora.rank=0", "train.max_steps=1") == 0
+    assert not (place / "run" / "export" / "unet_lora").exists()
+    assert generate(place, "controls=[]", "subjects=['01']") == 0
+
+
+def test_what_does_not_fit_is_said_before_anything_starts(place, capsys):
+    align(place / "align", sfreq=64.0)
+    assert finetune(place, "run", "base.path=stabilityai/stable-diffusion-xl-base-1.0") == 2
+    said = capsys.readouterr().err
+    assert "start.run: the encoder was trained at 64 Hz, the shards are at 128 Hz" in said
+    assert "hf download stabilityai/stable-diffusion-xl-base-1.0" in said
+    assert "Traceback" not in said
+    assert not (place / "run").exists()
+
+
+def test_a_bridge_of_other_widths_is_refused_by_generation(place, capsys):
+    assert finetune(place, "run", "train.max_steps=1") == 0
+    path = place / "run" / "export" / "bridge" / "config.json"
+    path.write_text(path.read_text().replace('"pooled_dim": 8', '"pooled_dim": 9'))
+    assert generate(place) == 2
+    assert "weights do not fit the configuration" in capsys.readouterr().err
+
+
+def test_the_original_configuration_trains_as_many_parameters_as_its_logs_say():
+    """TTD-net's W&B logs: trainable_params 432,915,241 (24 blocks, 63 channels)."""
+    root = Path(ttd.finetune.__file__).parents[1]
+    config = load_config(FinetuneConfig, [root / "configs/finetune/ttdnet_original.yaml"])
+    assert isinstance(config.start, FromScratch)
+    from diffusers import UNet2DConditionModel
+
+    from ttd.bridge.conditioner import EEGConditioner
+
+    names = [f"E{i}" for i in range(63)]
+    with torch.device("meta"):
+        encoder = build_encoder(config.start.encoder, n_times=512, sfreq=512, ch_names=names)
+        head = ClipHead(config.start.clip_head, embed_dim=1024, n_tokens=encoder.n_tokens, clip_dim=768)
+        conditioner = EEGConditioner.build(
+            config.conditioner, encoder=encoder, clip_head=head, context_dim=2048, pooled_dim=1280
+        )
+        unet = UNet2DConditionModel(
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+        )
+        counts = conditioner.count_trainable()
+        assert counts["clip_head"] == 1_836_801
+        assert sum(counts.values()) + add_lora(unet, LoRAConfig()) == 432_915_241

@@ -1,0 +1,1 @@
+"""From EEG tokens to what a diffusion UNet is conditioned on: resampler, heads, conditioner."""

@@ -1,0 +1,171 @@
+"""The base model: SDXL's UNet, VAE and noise schedule, from a folder or from the Hugging Face cache.
+
+Podell et al., 2023, arXiv:2307.01952. Nothing is downloaded here: a job of many ranks that starts with a download of
+gigabytes is a job that fails late, so ``find_missing`` says beforehand what to download and how. All widths come from
+the UNet's own configuration, the prediction type from the scheduler's. Training noise is drawn by ``DDPMScheduler``:
+``DPMSolverMultistepScheduler.add_noise`` applies the levels in reverse before ``set_timesteps`` (diffusers 0.42).
+
+Shapes: B batch, h, w latent height and width, H, W image height and width.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ttd.config import Config, UserError
+from ttd.diffusion.attention import Attention
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+
+logger = logging.getLogger(__name__)
+
+
+class BaseConfig(Config):
+    path: str = "weights/tiny"
+    """A folder in the format of diffusers, or a repository that was downloaded before (``hf download``)."""
+    revision: str | None = None
+    """Commit of the repository; pinned, so that an experiment names one base."""
+    variant: str | None = None
+    """File variant of the UNet's weights, such as fp16; the VAE is always read in full precision."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the frozen UNet on a GPU. On a CPU it is float32 whatever stands here, and so is the VAE."""
+    attention: Attention = "auto"
+    """auto and sdpa: PyTorch's fused attention; math: unfused; xformers: needs a GPU and the extra ttd[xformers]."""
+
+
+@dataclass
+class Base:
+    """What a diffusion base consists of and what its configuration files say."""
+
+    unet: UNet2DConditionModel
+    noise_scheduler: DDPMScheduler
+    vae_config: dict[str, Any]
+    vae: AutoencoderKL | None = None
+
+    @property
+    def context_dim(self) -> int:
+        """Width D of the UNet's cross-attention."""
+        return int(self.unet.config.cross_attention_dim)
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width P of the pooled condition, beside the six time ids."""
+        config = self.unet.config
+        return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels of the image per pixel of the latents, along one side."""
+        return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+
+    @property
+    def latent_size(self) -> int:
+        """Native height and width of the latents."""
+        return int(self.unet.config.sample_size)
+
+    @property
+    def image_size(self) -> int:
+        """Native height and width of the images."""
+        return self.latent_size * self.vae_factor
+
+    def scale(self, z: Tensor) -> Tensor:
+        """VAE latents z [B, 4, h, w] in the units the UNet was trained in."""
+        mean, std = self._statistics(z)
+        return (z - mean) / std * self.vae_config["scaling_factor"]
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Undo ``scale``, before the VAE decodes."""
+        mean, std = self._statistics(latents)
+        return latents / self.vae_config["scaling_factor"] * std + mean
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        mean, std = self.vae_config.get("latents_mean"), self.vae_config.get("latents_std")
+        if mean is None or std is None:
+            return 0.0, 1.0
+        return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
+
+
+def time_ids(batch: int, height: int, width: int) -> Tensor:
+    """SDXL's size conditioning [B, 6]: original size, crop corner (0, 0), target size."""
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).repeat(batch, 1)
+
+
+def find_folder(config: BaseConfig) -> Path | None:
+    """The local folder behind ``path``: itself, or its snapshot in the Hugging Face cache; None if neither exists."""
+    if Path(config.path).is_dir():
+        return Path(config.path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(config.path, revision=config.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError):
+        return None
+
+
+def weight_files(config: BaseConfig) -> list[str]:
+    """The files of a base that are read."""
+    variant = f".{config.variant}" if config.variant else ""
+    return [
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        f"unet/diffusion_pytorch_model{variant}.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+
+
+def find_missing(config: BaseConfig) -> str | None:
+    """One sentence that says what is missing of the base and how to get it, or None when all of it is here."""
+    folder = find_folder(config)
+    files = weight_files(config)
+    if folder is not None:
+        absent = [name for name in files if not (folder / name).is_file()]
+        if not absent:
+            return None
+        files, what = absent, f"{folder} lacks {', '.join(absent)}"
+    else:
+        what = f"{config.path!r} is neither a folder here nor in the Hugging Face cache"
+    parts = Path(config.path).parts
+    if len(parts) != 2 or (folder is not None and Path(config.path).is_dir()):
+        return f"base.path: {what}; give a folder in the format of diffusers, or the name of a downloaded repository"
+    revision = f" --revision {config.revision}" if config.revision else ""
+    return f"base.path: {what}; download it with: hf download {config.path} {' '.join(files)}{revision}"
+
+
+def load_base(config: BaseConfig, *, device: torch.device | str = "cpu", with_vae: bool = False) -> Base:
+    """Load the frozen base onto ``device``; the VAE (float32) only where pictures are decoded.
+
+    Raises:
+        UserError: something is missing; the message is ``find_missing``'s.
+    """
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+
+    missing = find_missing(config)
+    if missing:
+        raise UserError(missing)
+    folder = find_folder(config)
+    device = torch.device(device)
+    dtype = torch.float32 if device.type == "cpu" else getattr(torch, config.dtype)
+    if str(dtype) != f"torch.{config.dtype}":
+        logger.info("base: float32 on the CPU instead of %s", config.dtype)
+    unet = UNet2DConditionModel.from_pretrained(
+        folder, subfolder="unet", torch_dtype=dtype, variant=config.variant, use_safetensors=True
+    )
+    vae = None
+    if with_vae:
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+        vae = vae.requires_grad_(False).eval().to(device)
+    return Base(
+        unet=unet.requires_grad_(False).eval().to(device),
+        noise_scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        vae_config=dict(AutoencoderKL.load_config(folder, subfolder="vae")),
+        vae=vae,
+    )

@@ -1,0 +1,181 @@
+"""An encoder on disk, and its move to another cap: weights go from electrode to electrode by name, never by position.
+
+A folder holds ``model.safetensors`` and ``config.json`` (configuration, electrodes, rate, length, and what the last
+move between caps did). One ``sfreq`` holds for a chain: an encoder does not load at another rate, because its filters
+would see other frequencies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ttd.config import UserError, explain, write_json
+from ttd.encoders.inceptsad import InceptSADConfig, InceptSADEncoder, inverse_square_root
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+def save_encoder(folder: Path, encoder: InceptSADEncoder) -> None:
+    """Write ``encoder`` to ``folder`` as safetensors and JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, folder / "model.safetensors"
+    )
+    write_json(
+        folder / "config.json",
+        {
+            "format": FORMAT,
+            "encoder": encoder.config.model_dump(mode="json"),
+            "n_times": encoder.n_times,
+            "sfreq": encoder.sfreq,
+            "ch_names": encoder.ch_names,
+            "transfer": encoder.transfer,
+        },
+    )
+
+
+def read_encoder_facts(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` of an exported encoder says, without loading weights.
+
+    Raises:
+        UserError: no exported encoder there, or one of another format.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: no exported encoder (config.json and model.safetensors); "
+            "give the export/encoder folder of a run"
+        )
+    facts = json.loads(path.read_text())
+    if facts.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: encoder format {facts.get('format')!r} is not {FORMAT}; export it again with this version"
+        )
+    return facts
+
+
+def load_encoder(
+    folder: Path,
+    *,
+    ch_names: Sequence[str] | None = None,
+    sfreq: float | None = None,
+    n_times: int | None = None,
+    allow_partial: bool = False,
+) -> InceptSADEncoder:
+    """Read an encoder, for the cap, rate and length it was saved with or for the ones given.
+
+    Electrodes of ``ch_names`` that the saved cap lacks start as the constructor starts them; what was mapped, dropped
+    or initialised is logged and kept in ``encoder.transfer`` (and so in the next ``config.json``). ``allow_partial``
+    also lets other tensors that do not fit start anew, named in the log.
+
+    Raises:
+        UserError: another rate, no common electrode, or tensors that do not fit (all of them named).
+    """
+    folder = Path(folder)
+    facts = read_encoder_facts(folder)
+    if sfreq is not None and abs(sfreq - facts["sfreq"]) > 1e-6:
+        raise UserError(
+            f"{folder}: the encoder was trained at {facts['sfreq']:g} Hz, the data are at {sfreq:g} Hz; "
+            "build the shards at the encoder's rate (one sfreq for a chain)"
+        )
+    try:
+        config = InceptSADConfig.model_validate(facts["encoder"])
+    except ValidationError as error:
+        raise UserError(
+            "\n".join(f"{folder}/config.json: {line}" for line in explain(error, InceptSADConfig))
+        ) from error
+    encoder = InceptSADEncoder(
+        config,
+        n_times=n_times or facts["n_times"],
+        sfreq=facts["sfreq"],
+        ch_names=list(ch_names or facts["ch_names"]),
+    )
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise UserError(f"{folder}/model.safetensors: damaged ({error}); export the encoder again") from error
+    weights, report = move_between_caps(weights, facts["ch_names"], encoder)
+    load_strictly(encoder, weights, source=str(folder), allow_partial=allow_partial)
+    encoder.transfer = {"source": str(folder), **report} if report else facts.get("transfer")
+    return encoder
+
+
+def move_between_caps(
+    weights: dict[str, Tensor], old_names: Sequence[str], encoder: InceptSADEncoder
+) -> tuple[dict[str, Tensor], dict[str, list[str]] | None]:
+    """Rewrite the tensors that have an electrode axis for ``encoder.ch_names``; returns them and what was done.
+
+    Raises:
+        UserError: the two caps share no electrode.
+    """
+    if list(old_names) == encoder.ch_names:
+        return weights, None
+    place = {name: i for i, name in enumerate(old_names)}
+    report = {
+        "mapped": [n for n in encoder.ch_names if n in place],
+        "initialised": [n for n in encoder.ch_names if n not in place],
+        "dropped": [n for n in old_names if n not in encoder.ch_names],
+    }
+    if not report["mapped"]:
+        raise UserError(f"no electrode in common: the encoder has {list(old_names)}, the data {encoder.ch_names}")
+    new = [i for i, n in enumerate(encoder.ch_names) if n in place]
+    old = [place[encoder.ch_names[i]] for i in new]
+    out, own = dict(weights), encoder.state_dict()
+    for name, axis in encoder.channel_axis.items():
+        if name in weights and name in own:
+            tensor = own[name].clone()
+            tensor.index_copy_(axis, torch.tensor(new), weights[name].index_select(axis, torch.tensor(old)))
+            out[name] = tensor
+    if encoder.whitening is not None and "whitening" in weights:
+        out["whitening"] = _move_whitening(weights["whitening"], old, new, len(encoder.ch_names))
+    log.info(
+        "encoder moved between caps by electrode name: %d mapped; %d initialised (%s); %d dropped (%s)",
+        len(report["mapped"]),
+        len(report["initialised"]),
+        ", ".join(report["initialised"]) or "none",
+        len(report["dropped"]),
+        ", ".join(report["dropped"]) or "none",
+    )
+    return out, report
+
+
+def _move_whitening(whitening: Tensor, old: list[int], new: list[int], n_chans: int) -> Tensor:
+    """The whitening of the new cap: the covariance of the common electrodes, unit variances where there is none."""
+    root = torch.linalg.inv(whitening.double())
+    covariance = torch.eye(n_chans, dtype=torch.double)
+    to, of = torch.tensor(new), torch.tensor(old)
+    covariance[to[:, None], to] = (root @ root)[of[:, None], of]
+    return inverse_square_root(covariance, shrinkage=0.0)
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], *, source: str, allow_partial: bool = False) -> None:
+    """Load ``weights``, or say which tensors do not fit; nothing loads partly in silence.
+
+    Raises:
+        UserError: tensors are missing, unknown or of another shape, and ``allow_partial`` is not set.
+    """
+    own = module.state_dict()
+    wrong = [f"{name}: missing in the file" for name in own if name not in weights]
+    wrong += [f"{name}: unknown to the model" for name in weights if name not in own]
+    wrong += [
+        f"{name}: {list(weights[name].shape)} in the file, {list(own[name].shape)} in the model"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if wrong and not allow_partial:
+        raise UserError(f"{source}: weights do not fit the configuration:\n  " + "\n  ".join(wrong))
+    if wrong:
+        log.warning("%s: loaded in part; started anew or left out:\n  %s", source, "\n  ".join(wrong))
+    module.load_state_dict({n: t for n, t in weights.items() if n in own and t.shape == own[n].shape}, strict=False)

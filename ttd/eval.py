@@ -1,0 +1,239 @@
+"""Score EEG → image retrieval and generated pictures on the test part, with intervals and controls.
+
+    python ttd/eval.py --config configs/eval/demo.yaml
+
+Opens the test part; the ledger beside the split manifest counts it. Writes metrics.json and table.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ttd.baselines.bins import time_bins
+from ttd.baselines.ridge import Part, pooled_half_whitened_ridge
+from ttd.config import Plan, fingerprint, run
+from ttd.data.index import ShardIndex
+from ttd.data.reader import ShardReader
+from ttd.data.splits import open_test
+from ttd.data.stream import DataConfig, evaluation_batches
+from ttd.data.targets import TargetTable
+from ttd.diffusion.targets import ClipTargets, find_missing
+from ttd.engine.run_folder import check_resumable, open_run_folder
+from ttd.engine.tracking import progress
+from ttd.experiments.eval import EvalConfig
+from ttd.metrics.decoding import retrieval_rows
+from ttd.metrics.features import cached, content_hash
+from ttd.metrics.pixel import resize
+from ttd.metrics.reconstruction import Described, read_manifest, read_pictures, reconstruction_rows
+from ttd.metrics.table import Row, table_markdown, write_results
+from ttd.objectives.contrastive import load_aligned
+from ttd.simulation.judge import Judge, load_judge
+from ttd.simulation.scenes import COLOURS, KINDS
+from ttd.simulation.study import read_scenes
+
+PARTS = ("train", "validation", "test")
+JUDGE_SIZE = 64
+"""Side of the pictures the judge was trained on."""
+
+
+def check(config: EvalConfig) -> Plan:
+    """Everything that is to be scored must be there."""
+    plan = Plan(problems=check_resumable(config.output_dir, config))
+    for name in PARTS:
+        if not (config.shards / name / "index.json").is_file():
+            plan.problems.append(f"shards: {config.shards / name} holds no shards; build them first")
+    if config.retrieval.run and not (config.retrieval.run / "export" / "encoder").is_dir():
+        plan.problems.append(
+            f"retrieval.run: {config.retrieval.run} holds no export/encoder; run ttd/align.py to its end"
+        )
+    for name, folder in config.pictures.runs.items():
+        if not (folder / "manifest.jsonl").is_file():
+            plan.problems.append(f"pictures.runs.{name}: {folder} holds no manifest.jsonl; run ttd/generate.py first")
+    if config.pictures.runs:
+        missing = find_missing(str(config.pictures.clip))
+        plan.problems += [f"pictures.clip: {missing}"] if missing else []
+        judge = config.pictures.judge
+        if judge is not None and not (judge / "config.json").is_file():
+            plan.problems.append(
+                f"pictures.judge: {judge} holds no judge; train one with ttd/train_base.py, or give null"
+            )
+        if not (config.shards / "targets" / "clip" / "index.json").is_file():
+            plan.problems.append(
+                f"shards: {config.shards} lacks targets/clip; make them with shards/precompute_targets.py"
+            )
+    if not config.retrieval.run and not config.pictures.runs:
+        plan.problems.append("retrieval.run or pictures.runs: nothing to score; name an alignment or a generation run")
+    plan.notes.append("evaluation: opens the test part once; about a minute on two cores for the demo, 1 GB of memory")
+    return plan
+
+
+def main(config: EvalConfig) -> None:
+    open_run_folder(config.output_dir, config)
+    opened = open_test(config.shards, who="eval", config_hash=fingerprint(config))
+    facts = ShardIndex.read(config.shards / "train").facts
+    labels = {"study": facts.study, "channels": len(next(iter(facts.caps.values()))), "inductive": True}
+    rows, notes = [], []
+    if config.retrieval.run:
+        rows += decode(config, config.retrieval.run, labels)
+    else:
+        notes.append("retrieval: not run (retrieval.run is not given)")
+    for name, folder in config.pictures.runs.items():
+        rows += score_pictures(config, name, folder, labels)
+    if not config.pictures.runs:
+        notes.append("generated pictures: not run (pictures.runs is empty)")
+    heading = f"{facts.study}: test part" + (" (simulated study)" if facts.simulated else "")
+    more = {"simulated": facts.simulated, "test_part_opened": opened, "not_run": notes, "study": facts.study}
+    write_results(config.output_dir, rows, heading=heading, facts=more)
+    print(table_markdown(rows, heading))
+
+
+# --- EEG → image retrieval ------------------------------------------------------------------------------------------
+
+
+def decode(config: EvalConfig, folder: Path, labels: dict[str, Any]) -> list[Row]:
+    """Retrieval by the encoder and by the ridge, for every number of repetitions."""
+    aligned = load_aligned(folder / "export")
+    reader = ShardReader.open(config.shards / "test", open_test=True)
+    index = reader.index
+    subject, shas = index.column("subject"), index.column("image_sha256")
+    pictures, own = np.unique(shas, return_inverse=True)
+    targets = TargetTable.read(config.shards / "targets" / aligned.target)
+    gallery = aligned.prepare_targets(torch.from_numpy(targets.array(pictures))).numpy()
+    data = DataConfig(shards=config.shards, part="test")
+    common: dict[str, Any] = {
+        "ways": config.retrieval.ways, "seed": config.seed,
+        "n_resamples": config.n_resamples, "n_draws": config.n_draws,
+    }  # fmt: skip
+    readers = {name: ShardReader.open(config.shards / name, open_test=name == "test") for name in PARTS}
+    parts = {name: binned(config, r, targets) for name, r in readers.items()} if config.retrieval.ridge else {}
+    most = int(index.n_repetitions.max())
+    rows = []
+    for n in sorted({min(n, most) for n in config.retrieval.repetitions}, reverse=True):
+        batches = evaluation_batches(reader, data, config.batch_size, n_repetitions=n)
+        with torch.inference_mode():
+            predicted = torch.cat(
+                [aligned(batch["eeg"]) for batch in progress(batches, desc=f"decode, {n} repetitions")]
+            )
+        described = {**labels, "repetitions": n, "selection": "validation part"}
+        rows += retrieval_rows("encoder", predicted.numpy(), gallery, subject, own, labels=described, **common)
+        if parts:
+            rows += ridge_rows(parts, n, labels=described, common=common)
+    return rows
+
+
+@dataclass(frozen=True)
+class Binned:
+    """One part of the split as the ridge reads it: trials and targets per subject, the pictures [n] of each."""
+
+    part: Part
+    pictures: list[np.ndarray]
+    subjects: list[str]
+
+
+def ridge_rows(
+    parts: dict[str, Binned], n_repetitions: int, *, labels: dict[str, Any], common: dict[str, Any]
+) -> list[Row]:
+    """The linear baseline on the same split, retrieving from the same pictures."""
+    train, validation, test = (parts[name].part for name in PARTS)
+    result = pooled_half_whitened_ridge(train, validation, test, n_repetitions=n_repetitions)
+    pictures = parts["test"].pictures
+    _, first, own = np.unique(np.concatenate(pictures), return_index=True, return_inverse=True)
+    subject = np.repeat(parts["test"].subjects, [len(p) for p in pictures])
+    gallery = np.concatenate(result.gallery)[first]
+    return retrieval_rows("ridge", np.concatenate(result.predictions), gallery, subject, own, labels=labels, **common)
+
+
+def binned(config: EvalConfig, reader: ShardReader, targets: TargetTable) -> Binned:
+    """Single trials as means over time bins. Repetitions beyond the fewest of a subject's pictures are left out."""
+    index, bins = reader.index, config.bins
+    names, shas = index.column("subject"), index.column("image_sha256")
+    eeg, pictures = [], []
+    for subject in index.subjects:
+        rows = np.flatnonzero(names == subject)
+        fewest = int(index.n_repetitions[rows].min())
+        eeg.append(np.stack([
+            time_bins(
+                reader.eeg(int(i))[:fewest], sfreq=index.sfreq, tmin=index.tmin,
+                start=bins.start, stop=bins.stop, width_s=bins.width_s,
+            )
+            for i in rows
+        ]))  # fmt: skip
+        pictures.append(shas[rows])
+    return Binned(Part(eeg, [targets.array(p) for p in pictures]), pictures, index.subjects)
+
+
+# --- generated pictures ---------------------------------------------------------------------------------------------
+
+
+def score_pictures(config: EvalConfig, name: str, folder: Path, labels: dict[str, Any]) -> list[Row]:
+    """All rows of one generation run."""
+    items = read_manifest(folder)
+    paths = {item["image_sha256"]: item["shown_path"] for item in items}
+    shas = sorted(paths)
+    generated, shown = read_pictures([item["path"] for item in items]), read_pictures([paths[sha] for sha in shas])
+    seen = describe(config, generated, [item["path"] for item in items])
+    truth = describe(config, shown, [paths[sha] for sha in shas])
+    ids = {item["image_sha256"]: item["image_id"] for item in items}
+    kind, colour = true_words(config, [ids[sha] for sha in shas])
+    return reconstruction_rows(
+        name, items, generated, seen, shas, shown, replace(truth, kind=kind, colour=colour),
+        clip_centre=training_centre(config), pixel_size=config.pictures.pixel_size, ways=config.pictures.ways,
+        labels=labels, seed=config.seed, n_resamples=config.n_resamples, n_draws=config.n_draws,
+    )  # fmt: skip
+
+
+def describe(config: EvalConfig, images: np.ndarray, paths: list[Path]) -> Described:
+    """What CLIP and judge see in pictures [N, H, W, 3]; kept in the run folder under a hash of all contents."""
+    folders = [folder for folder in (config.pictures.clip, config.pictures.judge) if folder is not None]
+
+    def compute() -> dict[str, np.ndarray]:
+        embed, files = ClipTargets(str(config.pictures.clip)), [path.read_bytes() for path in paths]
+        starts = range(0, len(files), config.batch_size)
+        out = {"clip": np.concatenate([embed(files[i : i + config.batch_size]) for i in starts]).astype(np.float32)}
+        if config.pictures.judge is not None:
+            judge = load_judge(config.pictures.judge)
+            small = torch.from_numpy(resize(images, JUDGE_SIZE)).permute(0, 3, 1, 2)
+            out["judge"] = in_batches(judge.features, small, config.batch_size)
+            for word in ("kind", "colour"):
+                out[word] = in_batches(naming(judge, word), small, config.batch_size)
+        return out
+
+    arrays = cached(config.output_dir / "features", content_hash([*folders, *paths]), compute)
+    return Described(**arrays)
+
+
+def naming(judge: Judge, word: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The number of the judge's ``word`` (kind, colour) for pictures [B, 3, 64, 64]: [B]."""
+    return lambda x: judge(x)[word].argmax(1)
+
+
+@torch.inference_mode()
+def in_batches(function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, batch_size: int) -> np.ndarray:
+    """``function`` of pictures [N, 3, H, W], some at a time."""
+    return torch.cat([function(some) for some in images.split(batch_size)]).numpy()
+
+
+def true_words(config: EvalConfig, image_ids: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Numbers of the true kind and colour of each picture, or None where no study says them."""
+    if config.study is None or config.pictures.judge is None:
+        return None, None
+    scenes = read_scenes(config.study)
+    words = [scenes[image_id]["labels"] for image_id in image_ids]
+    kind, colour = ([word["kind"] for word in words], [word["colour"] for word in words])
+    return np.array([KINDS.index(k) for k in kind]), np.array([COLOURS.index(c) for c in colour])
+
+
+def training_centre(config: EvalConfig) -> np.ndarray:
+    """Mean CLIP embedding [F] of the training pictures."""
+    shas = np.unique(ShardIndex.read(config.shards / "train").column("image_sha256"))
+    return TargetTable.read(config.shards / "targets" / "clip").array(shas).mean(0)
+
+
+if __name__ == "__main__":
+    run(main, EvalConfig, doc=__doc__, check=check)

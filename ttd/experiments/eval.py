@@ -1,0 +1,65 @@
+"""Configuration of the evaluation (``ttd/eval.py``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from ttd.config import Config
+
+
+class RetrievalConfig(Config):
+    """EEG → image retrieval by an aligned encoder, beside the linear baseline."""
+
+    run: Path | None = None
+    """Run folder of an alignment; without it no retrieval is scored."""
+    ways: tuple[int, ...] = (50, 200)
+    """Sizes of the gallery; a size beyond the number of test pictures becomes that number."""
+    repetitions: tuple[int, ...] = (20, 4, 1)
+    """How many test repetitions are averaged, one set of rows each."""
+    ridge: bool = True
+    """Fit the pooled half-whitened ridge on the same split and score it beside the encoder."""
+
+
+class BinsConfig(Config):
+    """What the ridge looks at: means over successive bins."""
+
+    start: float = 0.0
+    """Seconds after the picture's onset."""
+    stop: float = 0.6
+    width_s: float = 0.024
+
+
+class PicturesConfig(Config):
+    """Generated pictures against those shown."""
+
+    runs: dict[str, Path] = Field(default_factory=dict)
+    """Generation runs by the name they get in the table; several are compared, row by row."""
+    clip: Path = Path("weights/tiny/clip")
+    """CLIP of the two-way identification and of the retrieval of pictures."""
+    judge: Path | None = Path("weights/tiny/judge")
+    """Independent classifier of kind and colour; null where there is none for these pictures."""
+    ways: int = Field(default=50, ge=2)
+    """Gallery of the retrieval of pictures."""
+    pixel_size: int = Field(default=425, ge=16)
+    """Both sides are brought to this size for PixCorr and SSIM; 425 is that of published figures."""
+
+
+class EvalConfig(Config):
+    output_dir: Path
+    """Receives ``metrics.json`` and ``table.md``."""
+    seed: int = 0
+    """Of the bootstrap and of the re-paired controls."""
+    shards: Path
+    """Folder of one study's shards; its test part is opened, which its ledger counts."""
+    study: Path | None = None
+    """The simulated study, whose ``stimuli/scenes.json`` knows kind and colour; null for recordings of people."""
+    retrieval: RetrievalConfig = RetrievalConfig()
+    bins: BinsConfig = BinsConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    n_resamples: int = Field(default=2000, ge=100)
+    """Draws of the bootstrap over pictures."""
+    n_draws: int = Field(default=5, ge=1)
+    """Re-pairings that each control is the mean of; one alone strays (measured)."""
+    batch_size: int = Field(default=100, ge=1)

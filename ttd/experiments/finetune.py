@@ -1,0 +1,60 @@
+"""Configuration of ``ttd/finetune.py``: conditioning bridge and LoRA adapters on paired shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ttd.bridge.conditioner import ConditionerConfig
+from ttd.bridge.heads import ClipHeadConfig
+from ttd.config import Config
+from ttd.data.stream import DataConfig
+from ttd.diffusion.lora import LoRAConfig
+from ttd.diffusion.sdxl import BaseConfig
+from ttd.encoders import EncoderConfig
+from ttd.engine.accelerator import EngineConfig
+from ttd.engine.loop import TrainConfig
+from ttd.engine.schedules import OptimConfig
+from ttd.objectives.conditional_diffusion import ConditionalDiffusionConfig
+
+
+class FromAlignment(Config):
+    """Encoder and CLIP head as alignment exported them."""
+
+    name: Literal["alignment"] = "alignment"
+    run: Path
+    """Run folder of ``ttd/align.py``."""
+
+
+class FromScratch(Config):
+    """A new CLIP head on a new or a pretrained encoder: the original's way, which has no alignment stage."""
+
+    name: Literal["scratch"] = "scratch"
+    encoder: EncoderConfig = EncoderConfig()
+    """Taken from ``pretrained`` where that is given."""
+    pretrained: Path | None = None
+    """Run folder of ``ttd/pretrain.py``; weights move to this cap by electrode name."""
+    clip_head: ClipHeadConfig = ClipHeadConfig()
+
+
+class FinetuneConfig(Config):
+    output_dir: Path
+    seed: int = 0
+    start: Annotated[FromAlignment | FromScratch, Field(discriminator="name")]
+    """Where encoder and CLIP head come from."""
+    data: DataConfig
+    """Paired shards with the targets clip and vae; ``data.targets`` need not name them."""
+    global_batch_size: int = Field(default=32, ge=1)
+    """Samples per update, over all ranks and micro-batches."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Samples per forward pass of one rank; all of a rank's share when not given."""
+    base: BaseConfig = BaseConfig()
+    lora: LoRAConfig = LoRAConfig()
+    conditioner: ConditionerConfig = ConditionerConfig()
+    objective: ConditionalDiffusionConfig = ConditionalDiffusionConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig(select="diffusion", select_mode="min")
+    """Validation gives the losses on the validation part, with the same noise each time."""
+    engine: EngineConfig = EngineConfig()

@@ -1,0 +1,39 @@
+"""Configuration of ``ttd/generate.py``: pictures from held-out EEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ttd.config import Config
+from ttd.data.schema import Part
+from ttd.diffusion.sampler import SamplerConfig
+from ttd.diffusion.sdxl import BaseConfig
+from ttd.engine.items import ItemsConfig
+
+
+class GenerateConfig(Config):
+    output_dir: Path
+    """Receives items/, shown/ and manifest.jsonl."""
+    seed: int = 0
+    """Of the first noise of each picture, of the choice of items and of the shuffled control."""
+    finetune: Path
+    """Run folder of ``ttd/finetune.py``."""
+    shards: Path
+    """Folder of one study's paired shards."""
+    part: Part = "test"
+    """The test part is locked: opening it is entered into the ledger beside the split manifest."""
+    base: BaseConfig = BaseConfig()
+    """The base the adapters were trained on."""
+    sampler: SamplerConfig = SamplerConfig()
+    subjects: list[str] | None = None
+    """Whose EEG; everybody's when not given."""
+    n_items: int | None = Field(default=None, ge=2)
+    """Pictures per subject, the same ones for each; all when not given."""
+    n_repetitions: int | None = Field(default=None, ge=1)
+    """Presentations averaged into one epoch; all when not given."""
+    controls: tuple[Literal["shuffled"], ...] = ()
+    """shuffled: once more with the EEG of another picture of the same subject, which must score at chance."""
+    items: ItemsConfig = ItemsConfig(batch_size=32)

@@ -1,0 +1,248 @@
+"""Finetune the conditioning bridge and SDXL's LoRA adapters on paired EEG–image shards.
+
+    accelerate launch --config_file launch/zero2.yaml ttd/finetune.py \\
+        --config configs/finetune/sdxl_lora_gifford2022.yaml
+
+Run the same command again to resume. The state with the lowest diffusion loss on the validation part is exported to
+export/: encoder, clip_head, bridge, unet_lora (as diffusers reads it) and a model card.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+
+from ttd.bridge.conditioner import EEGConditioner, save_bridge
+from ttd.bridge.heads import ClipHead
+from ttd.config import Plan, UserError, run
+from ttd.data.index import ShardIndex
+from ttd.data.reader import ShardReader
+from ttd.data.stream import DataConfig, Stream, evaluation_batches, open_reader
+from ttd.data.targets import TargetTable
+from ttd.diffusion.attention import attention_problem, set_attention
+from ttd.diffusion.lora import add_lora, save_lora
+from ttd.diffusion.sdxl import Base, find_folder, find_missing, load_base, weight_files
+from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
+from ttd.engine.accelerator import check_launch, make_accelerator
+from ttd.engine.checkpoint import load_weights, step_folder
+from ttd.engine.loop import TrainResult, train
+from ttd.engine.run_folder import check_resumable
+from ttd.engine.tracking import talk
+from ttd.experiments.finetune import FinetuneConfig, FromAlignment
+from ttd.objectives.conditional_diffusion import ConditionalDiffusion
+from ttd.objectives.contrastive import Aligned, Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
+from ttd.seeding import key
+
+log = logging.getLogger("ttd.finetune")
+
+TARGETS = ["clip", "vae"]
+
+
+def check(config: FinetuneConfig) -> Plan:
+    """Shards, targets, encoder and base must be there and belong together; says what the work will read."""
+    plan = Plan(problems=check_resumable(config.output_dir, config))
+    plan.problems += check_launch(config.engine, config.global_batch_size, config.micro_batch_size)
+    plan.problems += [
+        problem for problem in (find_missing(config.base), attention_problem(config.base.attention)) if problem
+    ]
+    if not config.data.shards.is_dir():
+        plan.problems.append(f"data.shards: no folder {config.data.shards}; build it with shards/build_paired.py")
+        return plan
+    for part in ("train", "validation"):
+        try:
+            index = ShardIndex.read(config.data.shards / part)
+        except UserError as error:
+            plan.problems.append(f"data.shards: {error}")
+            continue
+        if part == "train":
+            plan.problems += check_start(config, index)
+            plan.notes.append(f"fine-tuning: {index.n_samples} samples of {len(index.subjects)} subjects")
+    for name in TARGETS:
+        targets = config.data.shards / "targets" / name
+        if not (targets / "index.json").is_file():
+            plan.problems.append(f"data.shards: {targets} has no targets; make them with shards/precompute_targets.py")
+    base = None if plan.problems else find_folder(config.base)
+    if base is not None:
+        size = sum((base / name).stat().st_size for name in weight_files(config.base)) / 1e9
+        updates = f"{config.train.max_steps} updates of {config.global_batch_size} samples"
+        plan.notes.append(f"base: {base} ({size:.2f} GB of weights, frozen); {updates}")
+    return plan
+
+
+def check_start(config: FinetuneConfig, index: ShardIndex) -> list[str]:
+    """Why the encoder that training starts from cannot read these shards."""
+    start = config.start
+    source = start.run if isinstance(start, FromAlignment) else start.pretrained
+    if source is None:
+        return []
+    where = "start.run" if isinstance(start, FromAlignment) else "start.pretrained"
+    try:
+        facts = read_encoder_facts(source / "export" / "encoder")
+    except UserError as error:
+        return [f"{where}: {error}"]
+    problems = []
+    if facts["sfreq"] != index.sfreq:
+        problems.append(
+            f"{where}: the encoder was trained at {facts['sfreq']:g} Hz, the shards are at {index.sfreq:g} Hz"
+        )
+    if isinstance(start, FromAlignment):
+        if facts["n_times"] != index.n_times:
+            problems.append(f"{where}: the encoder reads {facts['n_times']} samples, the shards hold {index.n_times}")
+        if facts["ch_names"] != index.ch_names:
+            odd = sorted(set(facts["ch_names"]) ^ set(index.ch_names))
+            problems.append(
+                f"{where}: encoder and shards differ in electrodes or their order ({', '.join(odd) or 'order'})"
+            )
+    return [f"{problem}; align on these shards first" for problem in problems]
+
+
+def main(config: FinetuneConfig) -> None:
+    talk()
+    accelerator = make_accelerator(
+        config.engine, global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size
+    )
+    data = config.data.model_copy(update={"targets": TARGETS})
+    reader, held_out = open_reader(data, part="train"), open_reader(data, part="validation")
+    objective = build(config, reader.index, device=accelerator.device)
+    stream = Stream(
+        reader,
+        data,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        micro_batch_size=accelerator.ttd.micro,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    result = train(
+        accelerator,
+        objective,
+        config.optim,
+        stream,
+        config.train,
+        config.output_dir,
+        resolved=config,
+        fingerprint=stream.fingerprint,
+        validate=lambda module: validate(module, held_out, data, accelerator.ttd.micro, accelerator.device),
+    )
+    if accelerator.is_main_process:
+        load_weights(step_folder(config.output_dir, result.best_step), objective)
+        export(config, objective, reader.index, result)
+        print(f"{config.output_dir / 'export'}: step {result.best_step}, {result.metrics}")
+
+
+def build(config: FinetuneConfig, index: ShardIndex, *, device: torch.device) -> ConditionalDiffusion:
+    """The module to train: conditioner, UNet with adapters, losses; its counts are asserted and logged."""
+    torch.manual_seed(key(config.seed, "finetune start"))
+    base: Base = load_base(config.base, device=device)
+    n_lora = add_lora(base.unet, config.lora)
+    live = set_attention(base.unet, config.base.attention)
+    table = TargetTable.read(config.data.shards / "targets" / "clip")
+    bank = torch.from_numpy(table.array(np.unique(index.column("image_sha256"))))  # [K, F]
+    aligned = starting_point(config, index, bank)
+    conditioner = EEGConditioner.build(
+        config.conditioner,
+        encoder=aligned.encoder,
+        clip_head=aligned.head,
+        context_dim=base.context_dim,
+        pooled_dim=base.pooled_dim,
+    )
+    counts = conditioner.count_trainable() | {"unet_lora": n_lora}
+    log.info("trainable: %s; attention: %s", ", ".join(f"{name} {n:,}" for name, n in counts.items()), live)
+    objective = ConditionalDiffusion(
+        config.objective,
+        conditioner=conditioner,
+        base=base,
+        space=aligned.space,
+        bank=bank,
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+    )
+    assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == sum(counts.values())
+    return objective
+
+
+def starting_point(config: FinetuneConfig, index: ShardIndex, bank: torch.Tensor) -> Aligned:
+    """Encoder, CLIP head and the space of the targets: alignment's, or new ones."""
+    start = config.start
+    if isinstance(start, FromAlignment):
+        aligned = load_aligned(start.run / "export")
+        if aligned.head.clip_dim != bank.shape[1]:
+            raise UserError(
+                f"start.run: the CLIP head gives {aligned.head.clip_dim} numbers, the target clip has {bank.shape[1]}; "
+                "align with the same CLIP"
+            )
+        return aligned
+    names, sfreq, n_times = index.ch_names, index.sfreq, index.n_times
+    if start.pretrained is not None:
+        folder = start.pretrained / "export" / "encoder"
+        encoder = load_encoder(folder, ch_names=names, sfreq=sfreq, n_times=n_times)
+    else:
+        encoder = build_encoder(start.encoder, ch_names=names, sfreq=sfreq, n_times=n_times)
+    clip_dim = bank.shape[1]
+    head = ClipHead(start.clip_head, embed_dim=encoder.embed_dim, n_tokens=encoder.n_tokens, clip_dim=clip_dim)
+    return Aligned(encoder, head, TargetSpace.fit(bank, "centred"), "clip")
+
+
+def validate(
+    module: nn.Module, held_out: ShardReader, data: DataConfig, batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """Mean losses over the validation part; the noise of a sample is the same each time."""
+    sums: dict[str, float] = {}
+    for batch in evaluation_batches(held_out, data, batch_size):
+        for name, value in module(send_to_device(batch, device)).items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(batch["eeg"])
+    return {name: value / len(held_out) for name, value in sums.items()}
+
+
+def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: ShardIndex, result: TrainResult) -> None:
+    """Write export/, whole or absent: what ``ttd/generate.py`` reads."""
+    aside, folder = config.output_dir / ".export", config.output_dir / "export"
+    shutil.rmtree(aside, ignore_errors=True)
+    conditioner = objective.conditioner
+    facts = {"target_space": "centred"}
+    if isinstance(config.start, FromAlignment):
+        facts = json.loads((config.start.run / "export" / "clip_head" / "config.json").read_text())
+    aligned = ContrastiveConfig.model_validate(
+        {"head": conditioner.clip_head.config, "target_space": facts["target_space"]}
+    )
+    head = conditioner.clip_head
+    save_aligned(aside, Contrastive(aligned, encoder=conditioner.encoder, head=head, space=objective.space))
+    save_bridge(aside / "bridge", conditioner.bridge)
+    if config.lora.rank:
+        save_lora(objective.unet, aside / "unet_lora")
+    (aside / "README.md").write_text(model_card(config, index, result))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def model_card(config: FinetuneConfig, index: ShardIndex, result: TrainResult) -> str:
+    """What this export is, from what, and what it cannot do."""
+    simulated = (
+        "The study is a simulation: nothing here says anything about real EEG.\n" if index.facts.simulated else ""
+    )
+    at = f" at {config.base.revision}" if config.base.revision else ""
+    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.metrics.items())
+    adapters = f"LoRA adapters of rank {config.lora.rank}" if config.lora.rank else "no adapters"
+    return f"""# EEG to image: conditioning bridge and {adapters}
+
+Study {index.facts.study}: {index.n_samples} training samples of {len(index.subjects)} subjects,
+{index.n_chans} channels at {index.sfreq:g} Hz. Base: {config.base.path}{at}.
+Step {result.best_step} of {config.train.max_steps}, selected by: {config.train.select or "the last"}.
+{simulated}
+| validation | value |
+|---|---|
+{figures}
+
+`encoder/`, `clip_head/` and `bridge/` are read by TTD, `unet_lora/` by `StableDiffusionXLPipeline.load_lora_weights`.
+The EEG must have the electrodes, rate and preprocessing of the study; another person's EEG needs training of its own.
+"""
+
+
+if __name__ == "__main__":
+    run(main, FinetuneConfig, doc=__doc__, check=check)

@@ -1,0 +1,205 @@
+"""Generate the pictures that held-out EEG describes.
+
+    accelerate launch ttd/generate.py --config configs/generate/demo.yaml
+
+Writes items/<item>/picture.png, the pictures that were shown into shown/, and manifest.jsonl, one line per item. Run
+the same command again to resume; pictures made with other weights or settings are made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ttd.bridge.conditioner import EEGConditioner, load_bridge
+from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
+from ttd.data.index import ShardIndex
+from ttd.data.reader import ShardReader
+from ttd.data.splits import open_test
+from ttd.data.stream import DataConfig, evaluation_batches
+from ttd.diffusion.attention import attention_problem, set_attention
+from ttd.diffusion.lora import load_lora
+from ttd.diffusion.sampler import sample
+from ttd.diffusion.sdxl import Base, find_missing, load_base
+from ttd.encoders import read_encoder_facts
+from ttd.engine.accelerator import make_accelerator
+from ttd.engine.items import Item, read_items, run_items
+from ttd.engine.run_folder import check_resumable, open_run_folder
+from ttd.engine.tracking import talk
+from ttd.experiments.generate import GenerateConfig
+from ttd.objectives.contrastive import load_aligned
+from ttd.seeding import key
+
+log = logging.getLogger("ttd.generate")
+
+
+def check(config: GenerateConfig) -> Plan:
+    """The fine-tuned run, the base and the shards must be there and belong together."""
+    plan = Plan(problems=check_resumable(config.output_dir, config))
+    plan.problems += [text for text in (find_missing(config.base), attention_problem(config.base.attention)) if text]
+    for folder in (config.shards / config.part, config.shards / "images"):
+        if not (folder / "index.json").is_file():
+            plan.problems.append(f"shards: {folder} holds no shards; build them with a script of shards/")
+    export = config.finetune / "export"
+    try:
+        encoder = read_encoder_facts(export / "encoder")
+        index = ShardIndex.read(config.shards / config.part, open_test=True)  # its facts; the samples stay closed
+        for name in ("sfreq", "n_times", "ch_names"):
+            if encoder[name] != getattr(index, name):
+                plan.problems.append(f"finetune: {name} of {export / 'encoder'} is not that of {index.folder}")
+        unknown = sorted(set(config.subjects or []) - set(index.subjects))
+        if unknown:
+            plan.problems.append(f"subjects: {', '.join(unknown)} not in {', '.join(index.subjects)}")
+        elif not plan.problems:
+            items = choose_items(config, index)
+            updates = len(items) * config.sampler.steps * (1 if config.sampler.guidance == 1 else 2)
+            plan.notes.append(f"generation: {len(items)} pictures, {updates} evaluations of the UNet")
+    except UserError as error:
+        plan.problems.append(f"finetune or shards: {error}")
+    return plan
+
+
+def main(config: GenerateConfig) -> None:
+    talk()
+    accelerator = make_accelerator()
+    open_run_folder(config.output_dir, config, main=accelerator.is_main_process)
+    if config.part == "test" and accelerator.is_main_process:
+        opened = open_test(config.shards, who="generate", config_hash=fingerprint(config))
+        log.info("the test part is open; it has been opened %d times", opened)
+    reader = ShardReader.open(config.shards / config.part, open_test=True)
+    base = load_base(config.base, device=accelerator.device, with_vae=True)
+    conditioner = load_finetuned(config.finetune / "export", base).to(accelerator.device)
+    set_attention(base.unet, config.base.attention)
+
+    def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
+        images = draw(config, items, reader, conditioner, base)
+        for folder, image in zip(folders, images, strict=True):
+            pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(folder / "picture.png")
+        return [describe(config, item, reader.index) for item in items]
+
+    items = choose_items(config, reader.index)
+    inputs = {
+        "weights": [hash_of(config.finetune / "export"), hash_of(Path(config.base.path)), config.base.revision],
+        "shards": reader.index.fingerprint,
+        "sampler": config.sampler.model_dump(),
+        "n_repetitions": config.n_repetitions,
+    }
+    folder = config.output_dir / "items"
+    result = run_items(
+        items, work, folder, inputs=inputs, config=config.items, accelerator=accelerator, desc="generate"
+    )
+    if accelerator.is_main_process:
+        write_manifest(config, read_items(folder, result.done))
+        print(f"{config.output_dir / 'manifest.jsonl'}: {len(result.done)} pictures")
+    if result.failed:
+        raise FailedItemsError(result.summary())
+
+
+def choose_items(config: GenerateConfig, index: ShardIndex) -> list[Item]:
+    """What to draw: ``n_items`` pictures per subject in an order keyed by the picture, then the controls.
+
+    The shuffled control gives each picture the EEG of the next one in that order, so never its own.
+    """
+    subjects, shas, names = (index.column(name) for name in ("subject", "image_sha256", "image_id"))
+    items: list[Item] = []
+    for subject in config.subjects or index.subjects:
+        rows = [row for row in range(index.n_samples) if subjects[row] == subject]
+        rows.sort(key=lambda row: key(config.seed, "item", str(shas[row])))
+        rows = rows[: config.n_items]
+        for control in (None, *config.controls):
+            if control and len(rows) < 2:
+                raise UserError(f"controls: subject {subject} has {len(rows)} picture; a shuffled control needs 2")
+            for place, row in enumerate(rows):
+                name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{subject}_{names[row]}")
+                inputs = {
+                    "row": row,
+                    "eeg_row": rows[(place + 1) % len(rows)] if control else row,
+                    "seed": key(config.seed, "picture", subject, str(shas[row])),
+                    "control": control,
+                }
+                items.append(Item(f"{name}_{control}" if control else name, inputs, inputs))
+    return items
+
+
+def load_finetuned(export: Path, base: Base) -> EEGConditioner:
+    """The conditioner of a fine-tuning run; its adapters go onto the base's UNet.
+
+    Raises:
+        UserError: something of the export is missing, or it was trained for a base of other widths.
+    """
+    aligned, bridge = load_aligned(export), load_bridge(export / "bridge")
+    for name in ("context_dim", "pooled_dim"):
+        if bridge.dims[name] != getattr(base, name):
+            raise UserError(
+                f"base.path: its {name} is {getattr(base, name)}, but {export} was trained for {bridge.dims[name]}; "
+                "give the base it was fine-tuned on"
+            )
+    if (export / "unet_lora").is_dir():
+        load_lora(base.unet, export / "unet_lora")
+    return EEGConditioner(aligned.encoder, aligned.head, bridge, freeze=("encoder", "clip_head")).eval()
+
+
+def draw(
+    config: GenerateConfig, items: list[Item], reader: ShardReader, conditioner: EEGConditioner, base: Base
+) -> Tensor:
+    """Pictures [B, 3, H, W] in [0, 1] of B items."""
+    rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
+    data = DataConfig(shards=config.shards, part=config.part)
+    (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
+    with torch.no_grad():
+        condition = conditioner(epochs["eeg"].to(base.unet.device))
+    return sample(base, condition.context, condition.pooled, seeds=seeds, config=config.sampler)
+
+
+def hash_of(folder: Path) -> str:
+    """sha256 of all weights in a folder; of nothing where there is no folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(hashlib.file_digest(path.open("rb"), "sha256").digest())
+    return digest.hexdigest()
+
+
+def describe(config: GenerateConfig, item: Item, index: ShardIndex) -> dict[str, Any]:
+    """What the manifest says of an item: whose EEG, of which picture, beside which picture it is to be held."""
+    row, eeg_row = item.payload["row"], item.payload["eeg_row"]
+    repetitions = int(index.n_repetitions[eeg_row])
+    return {
+        "subject": str(index.column("subject")[row]),
+        "image_id": str(index.column("image_id")[row]),
+        "image_sha256": str(index.column("image_sha256")[row]),
+        "concept": str(index.column("concept")[row]) or None,
+        "path": f"items/{item.key}/picture.png",
+        "seed": item.payload["seed"],
+        "n_repetitions": min(repetitions, config.n_repetitions or repetitions),
+        "control": item.payload["control"],
+        "eeg_of": str(index.column("image_id")[eeg_row]),
+        "study": index.facts.study,
+        "simulated": index.facts.simulated,
+    }
+
+
+def write_manifest(config: GenerateConfig, records: list[dict[str, Any]]) -> None:
+    """Copy the shown pictures and write one line per item; the manifest appears when everything else is there."""
+    shown = ShardReader.open(config.shards / "images")
+    (config.output_dir / "shown").mkdir(exist_ok=True)
+    for record in records:
+        content = shown.image(shown.index.find(record["image_sha256"]))
+        suffix = "png" if content.startswith(b"\x89PNG") else "jpg"
+        record["shown_path"] = f"shown/{record['image_sha256'][:16]}.{suffix}"
+        (config.output_dir / record["shown_path"]).write_bytes(content)
+    aside = config.output_dir / ".manifest.jsonl"
+    aside.write_text("".join(json.dumps(record) + "\n" for record in records))
+    aside.replace(config.output_dir / "manifest.jsonl")
+
+
+if __name__ == "__main__":
+    run(main, GenerateConfig, doc=__doc__, check=check)

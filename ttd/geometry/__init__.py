@@ -1,0 +1,1 @@
+"""From a picture to a surface: the lifting contract, the embedded lifter, meshes and their pictures."""

@@ -1,0 +1,158 @@
+"""Conditional diffusion: the UNet learns to denoise a picture's latents given what the EEG of that picture says.
+
+Loss = diffusion + ``clip_weight`` × CLIP. Diffusion: mean squared error in the base's own prediction type (ε or v),
+weighted by min-SNR-γ (Hang et al., 2023, arXiv:2303.09556). CLIP: InfoNCE from the EEG's embedding to the picture's own
+against a bank of precomputed training embeddings drawn by key (seed, step), so it depends on neither the number of
+ranks nor accumulation; equal pictures are no negatives. Condition dropout zeroes context and pooled condition of whole
+samples, the unconditional side of guidance (Ho & Salimans, 2022, arXiv:2207.12598).
+
+Every random number belongs to a sample's global position: the same positions give the same losses in any order.
+
+Shapes: B batch, C channels, T times, h, w latent size, K embeddings in the bank, M of them drawn, F their width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ttd import seeding
+from ttd.bridge.conditioner import EEGConditioner
+from ttd.config import Config
+from ttd.diffusion.sdxl import Base, time_ids
+from ttd.objectives.contrastive import TargetSpace
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler
+
+
+class ConditionalDiffusionConfig(Config):
+    condition_dropout: float = 0.1
+    """Share of training samples that are denoised without a condition; 0 makes guidance meaningless."""
+    min_snr_gamma: float | None = 5.0
+    """Cap γ of the signal-to-noise weight; null weighs all noise levels alike."""
+    clip_weight: float = 0.5
+    """Weight of the CLIP loss beside the diffusion loss."""
+    n_negatives: int = 1024
+    """Training embeddings M that stand against a sample's own, drawn anew each step."""
+    gradient_checkpointing: bool = False
+    """Recompute the UNet's activations in the backward pass: a third more time, a fraction of the memory."""
+
+
+def min_snr_weight(scheduler: DDPMScheduler, t: Tensor, gamma: float | None) -> Tensor:
+    """Weight [B] of the squared error at noise levels t [B]: min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v."""
+    if gamma is None:
+        return torch.ones(len(t), device=t.device)
+    alpha = scheduler.alphas_cumprod.to(t.device)[t]
+    snr = alpha / (1 - alpha)
+    return snr.clamp(max=gamma) / (snr + 1 if scheduler.config.prediction_type == "v_prediction" else snr)
+
+
+def info_nce(predicted: Tensor, target: Tensor, bank: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """InfoNCE of predicted [B, F] to its own target [B, F] against a bank [M, F]; all rows of length 1.
+
+    Bank rows equal to the own target are left out (the same picture is no negative).
+
+    Returns:
+        The mean loss, and the fraction whose own target is nearer than every other (chance: 1 / (M + 1)).
+    """
+    with torch.autocast(predicted.device.type, enabled=False):  # in bfloat16 similar pictures look equal
+        own = (predicted * target).sum(-1, keepdim=True)  # [B, 1]
+        same = target @ bank.T > 1 - 1e-5  # [B, M]
+        others = (logit_scale * predicted @ bank.T).masked_fill(same, -torch.inf)
+        logits = torch.cat([logit_scale * own, others], dim=1)
+        labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        return F.cross_entropy(logits, labels), (logits.argmax(1) == 0).float().mean()
+
+
+class ConditionalDiffusion(nn.Module):
+    """The one module that is trained: conditioner and UNet (frozen but for its adapters).
+
+    Args:
+        conditioner: EEG → condition.
+        base: gives UNet, noise schedule and the scale of the latents; its VAE stays outside.
+        space: where alignment compares embeddings.
+        bank: CLIP embeddings [K, F] of the training pictures.
+        global_batch_size: turns a position into a step, the key of the bank's draw.
+        seed: of latents, noise levels, noise, condition dropout and bank.
+
+    Raises:
+        ValueError: the base predicts neither ε nor v.
+    """
+
+    def __init__(
+        self,
+        config: ConditionalDiffusionConfig,
+        *,
+        conditioner: EEGConditioner,
+        base: Base,
+        space: TargetSpace,
+        bank: Tensor,
+        global_batch_size: int,
+        seed: int,
+    ):
+        super().__init__()
+        prediction = base.noise_scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type {prediction!r} of the base: can train epsilon and v_prediction")
+        self.config, self.base, self.seed, self.global_batch_size = config, base, seed, global_batch_size
+        self.conditioner, self.unet, self.space = conditioner, base.unet, space
+        self.bank: Tensor
+        self.register_buffer("bank", space(bank), persistent=False)
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of a batch: "eeg" [B, C, T], "vae" moments [B, 8, h, w], "clip" [B, F], "position" [B]."""
+        positions = batch["position"].cpu()
+        if self.training:  # dropout layers draw from the global generator; a resumed run must find it as it was
+            torch.manual_seed(seeding.key(self.seed, "dropout", int(positions[0])))
+        condition = self.conditioner(batch["eeg"])
+        context, pooled = condition.context, condition.pooled
+        if self.training and self.config.condition_dropout:
+            drawn = seeding.rand(self.seed, "condition dropout", positions)
+            keep = drawn.ge(self.config.condition_dropout).to(context)  # [B]
+            context, pooled = context * keep[:, None, None], pooled * keep[:, None]
+        diffusion = self._diffusion_loss(batch["vae"].float(), positions, context, pooled)
+
+        target = self.space(batch["clip"])
+        predicted = F.normalize(condition.clip.float(), dim=-1)
+        clip, top1 = info_nce(predicted, target, self._negatives(positions), self.conditioner.clip_head.scale())
+        loss = diffusion + self.config.clip_weight * clip
+        return {"loss": loss, "diffusion": diffusion.detach(), "clip": clip.detach(), "clip_top1": top1.detach()}
+
+    def _diffusion_loss(self, moments: Tensor, positions: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+        scheduler = self.base.noise_scheduler
+        mean, logvar = moments.chunk(2, dim=1)  # [B, 4, h, w] each
+        std = (0.5 * logvar.clamp(-30, 20)).exp()  # bounds of diffusers' DiagonalGaussianDistribution
+        shape = tuple(mean.shape[1:])
+        latents = self.base.scale(mean + std * seeding.randn(self.seed, "latents", positions, shape).to(mean))
+        noise = seeding.randn(self.seed, "noise", positions, shape).to(mean)
+        level = seeding.rand(self.seed, "noise level", positions) * scheduler.config.num_train_timesteps
+        t = level.long().to(mean.device)  # [B]
+        noisy = scheduler.add_noise(latents, noise, t)
+        v = scheduler.config.prediction_type == "v_prediction"
+        target = scheduler.get_velocity(latents, noise, t) if v else noise
+
+        dtype = self.unet.conv_in.weight.dtype
+        height, width = (side * self.base.vae_factor for side in noisy.shape[-2:])
+        ids = time_ids(len(noisy), height, width).to(noisy.device, dtype)
+        predicted = self.unet(
+            noisy.to(dtype),
+            t,
+            encoder_hidden_states=context.to(dtype),
+            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": ids},
+        ).sample.float()
+        error = (predicted - target).square().mean(dim=(1, 2, 3))  # [B]
+        return (min_snr_weight(scheduler, t, self.config.min_snr_gamma) * error).mean()
+
+    def _negatives(self, positions: Tensor) -> Tensor:
+        """The bank [M, F] of this step: all of it, or ``n_negatives`` drawn by key (seed, step)."""
+        if len(self.bank) <= self.config.n_negatives:
+            return self.bank
+        step = int(positions[0]) // self.global_batch_size
+        drawn = torch.randperm(len(self.bank), generator=seeding.torch_rng(self.seed, "bank", step))
+        return self.bank[drawn[: self.config.n_negatives].to(self.bank.device)]
