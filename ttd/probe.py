@@ -2,13 +2,13 @@
 
     python ttd/probe.py --config configs/probe/muse_p300.yaml
 
-An epoch's score is the cosine of its embedding to the mean positive embedding of the training part minus that to the mean
-negative one. Per recording and as their mean: AUC, 95 % interval over epochs, and the control with permuted labels.
+An epoch's score is the cosine of its embedding to the mean positive embedding of the training part minus that to the
+mean negative one. Per recording and as their mean: AUC, 95 % interval over epochs, and the control with permuted labels.
+LDA learns from all other recordings, the encoder from all but one more, its validation part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +25,12 @@ from ttd.experiments.probe import ProbeConfig
 from ttd.metrics.detection import CHANCE, auc, auc_draws, permuted_aucs
 from ttd.objectives.contrastive import load_aligned
 
-Score = Callable[[Path, str], tuple[np.ndarray, np.ndarray]]
-
 
 def check(config: ProbeConfig) -> Plan:
     """Every fold needs its shards and the alignment trained on them."""
     problems = [
         f"folds.{name}: {folder} holds no shards; build them with shards/build_paired.py"
-        for name, folder in [*config.folds.items(), *config.unrejected.items()]
+        for name, folder in config.folds.items()
         if not (folder / "test" / "index.json").is_file()
     ]
     problems += [
@@ -40,6 +38,8 @@ def check(config: ProbeConfig) -> Plan:
         for name, folder in config.aligned.items()
         if not (folder / "export" / "clip_head" / "config.json").is_file()
     ]
+    if config.unrejected and not (config.unrejected / "train" / "index.json").is_file():
+        problems.append(f"unrejected: {config.unrejected} holds no shards; build them with shards/build_paired.py")
     return Plan(problems)
 
 
@@ -71,16 +71,22 @@ def aligned_scores(config: ProbeConfig, name: str) -> tuple[np.ndarray, np.ndarr
     return (embed(test) @ (positive - negative)).numpy(), labelled(test, config.positive)
 
 
-def lda_scores(config: ProbeConfig, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels [n] of the left-out recording by shrinkage LDA on training and validation part."""
-    known = [ShardReader.open(folder / p) for p in ("train", "validation") if (folder / p).is_dir()]
-    test = ShardReader.open(folder / "test", open_test=True)
-    epochs = [
-        np.concatenate([reader.eeg(i) for reader in some for i in range(len(reader))]) for some in (known, [test])
-    ]
-    labels = np.concatenate([labelled(reader, config.positive) for reader in known])
-    lda = ShrinkageLDA(sfreq=test.index.sfreq, tmin=test.index.tmin, start=test.index.tmin).fit(epochs[0], labels)
-    return lda.score(epochs[1]), labelled(test, config.positive)
+def lda_scores(config: ProbeConfig, folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels [n] of one recording by shrinkage LDA on all others, whatever parts they stand in.
+
+    Raises:
+        UserError: no epoch belongs to a run of this name.
+    """
+    parts = [folder / part for part in ("train", "validation", "test")]
+    readers = [ShardReader.open(part, open_test=True) for part in parts if (part / "index.json").is_file()]
+    labels = np.concatenate([labelled(reader, config.positive) for reader in readers])
+    epochs = np.concatenate([reader.eeg(i) for reader in readers for i in range(len(reader))])  # [n, C, T]
+    left_out = np.array([reader.meta(i)["runs"][0] == name for reader in readers for i in range(len(reader))])
+    if not left_out.any():
+        raise UserError(f"folds: {folder} holds no run {name!r}; name each fold after its left-out run")
+    facts = readers[0].index
+    lda = ShrinkageLDA(sfreq=facts.sfreq, tmin=facts.tmin, start=facts.tmin).fit(epochs[~left_out], labels[~left_out])
+    return lda.score(epochs[left_out]), labels[left_out]
 
 
 def rows_of(model: str, scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int) -> list[dict]:
@@ -117,15 +123,14 @@ def table(rows: list[dict]) -> str:
 
 
 def main(config: ProbeConfig) -> None:
-    opened = {
-        name: open_test(folder, who="probe", config_hash=fingerprint(config)) for name, folder in config.folds.items()
-    }
-    scored = {name: aligned_scores(config, name) for name in config.folds}
-    rows = rows_of("aligned encoder", scored, config.seed)
-    rows += rows_of("shrinkage LDA", {n: lda_scores(config, f) for n, f in config.folds.items()}, config.seed)
+    who = {"who": "probe", "config_hash": fingerprint(config)}
+    opened = {name: open_test(folder, **who) for name, folder in config.folds.items()}
+    rows = rows_of("aligned encoder", {n: aligned_scores(config, n) for n in config.folds}, config.seed)
+    rows += rows_of("shrinkage LDA", {n: lda_scores(config, f, n) for n, f in config.folds.items()}, config.seed)
     if config.unrejected:
-        kept = {n: lda_scores(config, f) for n, f in config.unrejected.items()}
-        rows += rows_of("shrinkage LDA, no epoch dropped", kept, config.seed)
+        opened["unrejected"] = open_test(config.unrejected, **who)
+        unrejected = {n: lda_scores(config, config.unrejected, n) for n in config.folds}
+        rows += rows_of("shrinkage LDA, no epoch dropped", unrejected, config.seed)
     write_json(config.output_dir / "probe.json", {"test_part_opened": opened, "rows": rows})
     (config.output_dir / "table.md").write_text(table(rows))
     print(table(rows))

@@ -50,6 +50,7 @@ def main(config: TrainBaseConfig) -> None:
         loss = tiny_vae.VaeLoss(vae, [base, study], batch_size=config.vae.batch_size, steps=config.vae.steps, seed=seed)
         vae = fit("vae", vae, loss, config.vae, folder, log=log)
         vae.register_to_config(scaling_factor=round(tiny_vae.latent_scale(vae, base.images(range(1000))), 4))
+        tiny_vae.narrow_posterior(vae)
         base_report.save_half(vae, export / "vae")
     if "clip" in config.stages:
         tokenizer = tiny_clip.make_tokenizer()
