@@ -1,4 +1,4 @@
-"""Compute the fixed targets of a study's images once: CLIP embeddings and VAE moments, joined to the EEG by sha256.
+"""Compute the fixed targets of a study's images once: CLIP embeddings, VAE moments, the base's words for a caption.
 
     accelerate launch shards/precompute_targets.py shards=data/shards/simulated base=weights/tiny clip=weights/tiny/clip
 
@@ -8,10 +8,18 @@ stopped continues.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ttd.config import FailedItemsError, Plan, UserError, run
+from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
 from ttd.experiments.targets import TargetsConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ttd.data.reader import ShardReader
 
 
 def check(config: TargetsConfig) -> Plan:
@@ -30,6 +38,14 @@ def check(config: TargetsConfig) -> Plan:
     return plan
 
 
+def _encode_images(encode: Callable[[list[bytes]], np.ndarray], images: ShardReader, rows: list[int]) -> np.ndarray:
+    return encode([images.image(i) for i in rows])
+
+
+def _encode_captions(encode: Callable[[list[str]], np.ndarray], captions: list[str], rows: list[int]) -> np.ndarray:
+    return encode([captions[i] for i in rows])
+
+
 def main(config: TargetsConfig) -> None:
     import shutil
 
@@ -40,6 +56,7 @@ def main(config: TargetsConfig) -> None:
     from ttd.data.reader import ShardReader
     from ttd.data.targets import is_current, pack_targets
     from ttd.diffusion.targets import METHOD, ClipTargets, VaeTargets, identity
+    from ttd.diffusion.text_targets import TextTargets, caption_of, read_captions
     from ttd.engine.items import Item, ItemsConfig, run_items
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -48,23 +65,36 @@ def main(config: TargetsConfig) -> None:
     blocks = [Item(f"{i:08d}", range(i, min(i + config.batch_size, len(images)))) for i in starts]
     for name in config.targets:
         folder, aside = config.shards / "targets" / name, config.shards / "targets" / f".{name}.blocks"
-        model = identity(config.clip) if name == "clip" else identity(config.base, "vae")
+        parts = {"clip": (config.clip,), "vae": (config.base, "vae"), "text": (config.base, "text_encoder_2")}
+        model = identity(*parts[name])
         source = {"target": name, "images": images.index.fingerprint, "model": model, "method": METHOD}
         if name == "vae":
             source["image_size"] = config.image_size
+        captions: list[str] = []
+        if name == "text":
+            known = read_captions(config.captions) if config.captions else {}
+            metas = [images.meta(i) for i in range(len(images))]
+            captions = [caption_of(meta["image_id"], meta.get("concept"), known) for meta in metas]
+            source["captions"] = fingerprint(captions)
         if is_current(folder, source):
             accelerator.print(f"{folder}: there already")
             continue
 
-        encode: ClipTargets | VaeTargets
-        if name == "clip":
-            encode = ClipTargets(config.clip, device=accelerator.device)
+        encode: Callable[[list[int]], np.ndarray]
+        if name == "text":
+            of_captions = TextTargets(config.base, device=accelerator.device)
+            encode = partial(_encode_captions, of_captions, captions)
+        elif name == "clip":
+            encode = partial(_encode_images, ClipTargets(config.clip, device=accelerator.device), images)
         else:
-            encode = VaeTargets(config.base, image_size=config.image_size, device=accelerator.device)
+            of_images = VaeTargets(config.base, image_size=config.image_size, device=accelerator.device)
+            encode = partial(_encode_images, of_images, images)
 
-        def work(items: list[Item], folders: list[Path], encode: ClipTargets | VaeTargets = encode) -> list[dict]:
+        def work(
+            items: list[Item], folders: list[Path], encode: Callable[[list[int]], np.ndarray] = encode
+        ) -> list[dict]:
             for item, place in zip(items, folders, strict=True):
-                np.save(place / "targets.npy", encode([images.image(i) for i in item.payload]), allow_pickle=False)
+                np.save(place / "targets.npy", encode(list(item.payload)), allow_pickle=False)
             return [{} for _ in items]
 
         inputs = [source, config.batch_size]

@@ -28,6 +28,7 @@ from ttd.data.targets import TargetTable
 from ttd.diffusion.attention import attention_problem, set_attention
 from ttd.diffusion.lora import add_lora, save_lora
 from ttd.diffusion.sdxl import Base, find_folder, find_missing, load_base, weight_files
+from ttd.diffusion.text_targets import split_states
 from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
 from ttd.engine.accelerator import check_launch, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
@@ -41,7 +42,10 @@ from ttd.seeding import key
 
 log = logging.getLogger("ttd.finetune")
 
-TARGETS = ["clip", "vae"]
+
+def targets(config: FinetuneConfig) -> list[str]:
+    """What each picture needs beside its EEG."""
+    return ["clip", "vae", *(["text"] if config.objective.text_weight else [])]
 
 
 def check(config: FinetuneConfig) -> Plan:
@@ -63,10 +67,14 @@ def check(config: FinetuneConfig) -> Plan:
         if part == "train":
             plan.problems += check_start(config, index)
             plan.notes.append(f"fine-tuning: {index.n_samples} samples of {len(index.subjects)} subjects")
-    for name in TARGETS:
-        targets = config.data.shards / "targets" / name
-        if not (targets / "index.json").is_file():
-            plan.problems.append(f"data.shards: {targets} has no targets; make them with shards/precompute_targets.py")
+    for name in targets(config):
+        folder = config.data.shards / "targets" / name
+        if not (folder / "index.json").is_file():
+            remedy = f"make them with shards/precompute_targets.py ({name} among its targets)"
+            plan.problems.append(f"data.shards: {folder} has no targets; {remedy}")
+    for name in ("text_only_steps", "words_share"):
+        if getattr(config.objective, name) and not config.objective.text_weight:
+            plan.problems.append(f"objective.{name}: needs the base's words; give objective.text_weight")
     base = None if plan.problems else find_folder(config.base)
     if base is not None:
         size = sum((base / name).stat().st_size for name in weight_files(config.base)) / 1e9
@@ -107,7 +115,7 @@ def main(config: FinetuneConfig) -> None:
     accelerator = make_accelerator(
         config.engine, global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size
     )
-    data = config.data.model_copy(update={"targets": TARGETS})
+    data = config.data.model_copy(update={"targets": targets(config)})
     reader, held_out = open_reader(data, part="train"), open_reader(data, part="validation")
     objective = build(config, reader.index, device=accelerator.device)
     stream = Stream(
@@ -143,7 +151,9 @@ def build(config: FinetuneConfig, index: ShardIndex, *, device: torch.device) ->
     n_lora = add_lora(base.unet, config.lora)
     live = set_attention(base.unet, config.base.attention)
     table = TargetTable.read(config.data.shards / "targets" / "clip")
-    bank = torch.from_numpy(table.array(np.unique(index.column("image_sha256"))))  # [K, F]
+    seen = np.unique(index.column("image_sha256"))
+    bank = torch.from_numpy(table.array(seen))  # [K, F]
+    text_bank = text_states(config, seen, base) if config.objective.text_weight else None
     aligned = starting_point(config, index, bank)
     conditioner = EEGConditioner.build(
         config.conditioner,
@@ -162,9 +172,30 @@ def build(config: FinetuneConfig, index: ShardIndex, *, device: torch.device) ->
         bank=bank,
         global_batch_size=config.global_batch_size,
         seed=config.seed,
+        text_bank=text_bank,
     )
     assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == sum(counts.values())
     return objective
+
+
+def text_states(config: FinetuneConfig, shas: np.ndarray, base: Base) -> torch.Tensor:
+    """The base's words [K, L·D + P] for the training pictures.
+
+    Raises:
+        UserError: they are another base's, or the bridge has another number of tokens.
+    """
+    states = torch.from_numpy(TargetTable.read(config.data.shards / "targets" / "text").array(shas))
+    try:
+        context, _ = split_states(states[:1], context_dim=base.context_dim, pooled_dim=base.pooled_dim)
+    except ValueError as error:
+        raise UserError(f"data.shards: target text: {error}; make it again with this base") from error
+    n_queries = config.conditioner.resampler.n_queries
+    if context.shape[1] != n_queries:
+        raise UserError(
+            f"conditioner.resampler.n_queries={n_queries}: the base's captions have {context.shape[1]} tokens, and "
+            f"objective.text_weight compares them one by one; give {context.shape[1]}"
+        )
+    return states
 
 
 def starting_point(config: FinetuneConfig, index: ShardIndex, bank: torch.Tensor) -> Aligned:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +108,25 @@ def main(config: GenerateConfig) -> None:
 def choose_items(config: GenerateConfig, index: ShardIndex) -> list[Item]:
     """What to draw: ``n_items`` pictures per subject in an order keyed by the picture, then the controls.
 
-    The shuffled control gives each picture the EEG of the next one in that order, so never its own.
+    The shuffled control gives each picture the EEG of the next one in that order, so never its own. Where trials are
+    paired by class, a picture has several samples: first one of each picture, then the second of each.
     """
     subjects, shas, names = (index.column(name) for name in ("subject", "image_sha256", "image_id"))
     items: list[Item] = []
     for subject in config.subjects or index.subjects:
         rows = [row for row in range(index.n_samples) if subjects[row] == subject]
-        rows.sort(key=lambda row: key(config.seed, "item", str(shas[row])))
+        met: Counter[str] = Counter()
+        again = {}  # row → how many samples of its picture came before
+        for row in rows:
+            again[row] = met[shas[row]]
+            met[shas[row]] += 1
+        rows.sort(key=lambda row: (again[row], key(config.seed, "item", str(shas[row]))))
         rows = rows[: config.n_items]
         for control in (None, *config.controls):
             if control and len(rows) < 2:
                 raise UserError(f"controls: subject {subject} has {len(rows)} picture; a shuffled control needs 2")
             for place, row in enumerate(rows):
-                name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{subject}_{names[row]}")
+                name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{subject}_{names[row]}") + f"_{again[row]}" * (again[row] > 0)
                 inputs = {
                     "row": row,
                     "eeg_row": rows[(place + 1) % len(rows)] if control else row,

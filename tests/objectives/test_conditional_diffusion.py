@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from ttd.bridge.conditioner import ConditionerConfig, EEGConditioner
+from ttd.bridge.conditioner import Condition, ConditionerConfig, EEGConditioner
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.bridge.resampler import ResamplerConfig
 from ttd.diffusion.lora import LoRAConfig, add_lora
+from ttd.diffusion.text_targets import split_states
 from ttd.encoders import EncoderConfig, build_encoder
 from ttd.objectives.conditional_diffusion import (
     ConditionalDiffusion,
@@ -22,7 +23,13 @@ SPACE = TargetSpace(torch.zeros(6), torch.eye(6))
 
 
 def objective(
-    base, *, rank: int = 4, freeze: tuple = ("encoder",), bank: torch.Tensor | None = None, **changes
+    base,
+    *,
+    rank: int = 4,
+    freeze: tuple = ("encoder",),
+    bank: torch.Tensor | None = None,
+    text_bank: torch.Tensor | None = None,
+    **changes,
 ) -> ConditionalDiffusion:
     torch.manual_seed(0)
     encoder = build_encoder(
@@ -39,7 +46,14 @@ def objective(
     bank = torch.randn(20, 6, generator=torch.Generator().manual_seed(8)) if bank is None else bank
     config = ConditionalDiffusionConfig(**changes)
     return ConditionalDiffusion(
-        config, conditioner=conditioner, base=base, space=SPACE, bank=bank, global_batch_size=8, seed=3
+        config,
+        conditioner=conditioner,
+        base=base,
+        space=SPACE,
+        bank=bank,
+        global_batch_size=8,
+        seed=3,
+        text_bank=text_bank,
     )
 
 
@@ -198,3 +212,41 @@ def test_eight_pairs_are_learned_by_heart(random_base):
 def test_a_base_that_predicts_neither_noise_nor_velocity_is_refused(random_base):
     with pytest.raises(ValueError, match="'sample' of the base"):
         objective(random_base("sample"))
+
+
+def test_the_text_loss_is_zero_for_the_bases_own_words_and_the_first_steps_learn_nothing_else(random_base):
+    base = random_base()
+    g = torch.Generator().manual_seed(4)
+    states = torch.randn(50, 4 * base.context_dim + base.pooled_dim, generator=g) * 3
+    module = objective(base, text_weight=1.0, text_only_steps=2, clip_weight=0.0, text_bank=states).train()
+    batch = make_batch() | {"text": states[:8]}
+    context, pooled = split_states(states[:8], context_dim=base.context_dim, pooled_dim=base.pooled_dim)
+    assert module._text_loss(Condition(context, pooled, context), states[:8]).item() == 0
+    mean = states.mean(0).expand(8, -1)
+    guess = split_states(mean, context_dim=base.context_dim, pooled_dim=base.pooled_dim)
+    assert module._text_loss(Condition(*guess, context), states[:8]).item() == pytest.approx(
+        2, rel=0.25
+    )  # as the spread is
+    early = module(batch)
+    assert "diffusion" not in early
+    assert early["loss"].item() == pytest.approx(early["text"].item())
+    late = module(batch | {"position": batch["position"] + 16})  # step 2 of batches of 8
+    assert late["loss"].item() == pytest.approx((late["text"] + late["diffusion"]).item())
+
+
+def test_text_states_of_another_base_are_refused():
+    with pytest.raises(ValueError, match="belong to another base"):
+        split_states(torch.zeros(1, 100), context_dim=16, pooled_dim=8)
+
+
+def test_the_unet_hears_the_words_in_training_and_the_eeg_in_evaluation(random_base):
+    base = random_base()
+    states = torch.randn(8, 4 * base.context_dim + base.pooled_dim, generator=torch.Generator().manual_seed(4))
+    module = objective(base, text_weight=1.0, words_share=1.0, condition_dropout=0.0, text_bank=states)
+    batch, calls = make_batch() | {"text": states}, spy(module)
+    module.train()(batch)
+    context, pooled = split_states(states, context_dim=base.context_dim, pooled_dim=base.pooled_dim)
+    assert torch.equal(calls[0]["encoder_hidden_states"], context)
+    assert torch.equal(calls[0]["added_cond_kwargs"]["text_embeds"], pooled)
+    module.eval()(batch)
+    assert torch.equal(calls[1]["encoder_hidden_states"], module.conditioner(batch["eeg"]).context)

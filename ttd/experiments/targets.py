@@ -12,8 +12,11 @@ from ttd.config import Config
 
 class TargetsConfig(Config):
     shards: Path
-    """Folder of one study's shards: reads ``images/``, writes ``targets/clip`` and ``targets/vae``."""
-    targets: list[Literal["clip", "vae"]] = Field(default=["clip", "vae"], min_length=1)
+    """Folder of one study's shards: reads ``images/``, writes one folder of ``targets/`` each."""
+    targets: list[Literal["clip", "vae", "text"]] = Field(default=["clip", "vae"], min_length=1)
+    """``text``: what the base's text encoders say to the UNet about a caption of the image."""
+    captions: Path | None = None
+    """JSON with captions by image_id, for ``text``; without it a caption names the concept."""
     base: str = "weights/tiny"
     """Folder or downloaded repository whose ``vae/`` encodes the images."""
     clip: str = "weights/tiny/clip"

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ttd import seeding
-from ttd.bridge.conditioner import EEGConditioner
+from ttd.bridge.conditioner import Condition, EEGConditioner
 from ttd.config import Config
 from ttd.diffusion.sdxl import Base, time_ids
+from ttd.diffusion.text_targets import split_states
 from ttd.objectives.contrastive import TargetSpace
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ class ConditionalDiffusionConfig(Config):
     """Weight of the CLIP loss beside the diffusion loss."""
     n_negatives: int = 1024
     """Training embeddings M that stand against a sample's own, drawn anew each step."""
+    text_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared error of context and pooled condition to the base's own words for the picture (target ``text``),
+    in units of their variance. Needs as many queries as the captions have tokens."""
+    text_only_steps: int = Field(default=0, ge=0)
+    """Steps at the start that learn those words alone, without the UNet: far cheaper than learning them through it."""
+    words_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of training samples whose UNet is given those words instead of the EEG's condition: the adapters learn the look of
+    the study without unlearning what a condition means, which uncertain conditions would teach them."""
     gradient_checkpointing: bool = False
     """Recompute the UNet's activations in the backward pass: a third more time, a fraction of the memory."""
 
@@ -77,6 +87,7 @@ class ConditionalDiffusion(nn.Module):
         space: where alignment compares embeddings.
         bank: CLIP embeddings [K, F] of the training pictures.
         global_batch_size: turns a position into a step, the key of the bank's draw.
+        text_bank: text states [K, L·D + P] of the training pictures, for ``text_weight``: their spread is the unit.
         seed: of latents, noise levels, noise, condition dropout and bank.
 
     Raises:
@@ -93,6 +104,7 @@ class ConditionalDiffusion(nn.Module):
         bank: Tensor,
         global_batch_size: int,
         seed: int,
+        text_bank: Tensor | None = None,
     ):
         super().__init__()
         prediction = base.noise_scheduler.config.prediction_type
@@ -102,6 +114,9 @@ class ConditionalDiffusion(nn.Module):
         self.conditioner, self.unet, self.space = conditioner, base.unet, space
         self.bank: Tensor
         self.register_buffer("bank", space(bank), persistent=False)
+        self.text_spread = torch.ones(2)
+        if text_bank is not None:
+            self.text_spread = torch.stack([part.std(0).square().mean() for part in self._text(text_bank.float())])
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
@@ -110,19 +125,51 @@ class ConditionalDiffusion(nn.Module):
         positions = batch["position"].cpu()
         if self.training:  # dropout layers draw from the global generator; a resumed run must find it as it was
             torch.manual_seed(seeding.key(self.seed, "dropout", int(positions[0])))
+        target = self.space(batch["clip"])  # [B, F], of length 1
         condition = self.conditioner(batch["eeg"])
+        predicted = F.normalize(condition.clip.float(), dim=-1)
+        clip, top1 = info_nce(predicted, target, self._negatives(positions), self.conditioner.clip_head.scale())
+        loss, told = self.config.clip_weight * clip, {"clip": clip, "clip_top1": top1}
+        if self.config.text_weight:
+            told["text"] = self._text_loss(condition, batch["text"].float())
+            loss = loss + self.config.text_weight * told["text"]
+        if not self.training or int(positions[0]) // self.global_batch_size >= self.config.text_only_steps:
+            told["diffusion"] = self._diffusion_loss(
+                batch["vae"].float(), positions, *self._dropped(condition, positions)
+            )
+            loss = loss + told["diffusion"]
+        return {"loss": loss} | {name: value.detach() for name, value in told.items()}
+
+    def _text(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return split_states(states, context_dim=self.base.context_dim, pooled_dim=self.base.pooled_dim)
+
+    def _text_loss(self, condition: Condition, states: Tensor) -> Tensor:
+        """Mean squared error to the text states [B, L·D + P] over their variance, context and pooled alike; 2 at chance."""
+        errors = [
+            (own.float() - words).square().mean() / spread
+            for own, words, spread in zip(condition[:2], self._text(states), self.text_spread, strict=True)
+        ]
+        return torch.stack(errors).sum()
+
+    def _worded(self, condition: Condition, batch: dict[str, Tensor], positions: Tensor) -> Condition:
+        """The condition, with the base's own words in ``words_share`` of the samples of a training batch."""
+        if not self.training or not self.config.words_share:
+            return condition
+        drawn = seeding.rand(self.seed, "words", positions).lt(self.config.words_share).to(condition.pooled.device)
+        context, pooled = self._text(batch["text"].to(condition.pooled))
+        return condition._replace(
+            context=torch.where(drawn[:, None, None], context, condition.context),
+            pooled=torch.where(drawn[:, None], pooled, condition.pooled),
+        )
+
+    def _dropped(self, condition: Condition, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Context and pooled condition, zeros for the samples that are denoised without any."""
         context, pooled = condition.context, condition.pooled
         if self.training and self.config.condition_dropout:
             drawn = seeding.rand(self.seed, "condition dropout", positions)
             keep = drawn.ge(self.config.condition_dropout).to(context)  # [B]
             context, pooled = context * keep[:, None, None], pooled * keep[:, None]
-        diffusion = self._diffusion_loss(batch["vae"].float(), positions, context, pooled)
-
-        target = self.space(batch["clip"])
-        predicted = F.normalize(condition.clip.float(), dim=-1)
-        clip, top1 = info_nce(predicted, target, self._negatives(positions), self.conditioner.clip_head.scale())
-        loss = diffusion + self.config.clip_weight * clip
-        return {"loss": loss, "diffusion": diffusion.detach(), "clip": clip.detach(), "clip_top1": top1.detach()}
+        return context, pooled
 
     def _diffusion_loss(self, moments: Tensor, positions: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
         scheduler = self.base.noise_scheduler
