@@ -134,9 +134,8 @@ class ConditionalDiffusion(nn.Module):
             told["text"] = self._text_loss(condition, batch["text"].float())
             loss = loss + self.config.text_weight * told["text"]
         if not self.training or int(positions[0]) // self.global_batch_size >= self.config.text_only_steps:
-            told["diffusion"] = self._diffusion_loss(
-                batch["vae"].float(), positions, *self._dropped(condition, positions)
-            )
+            given = self._dropped(self._worded(condition, batch, positions), positions)
+            told["diffusion"] = self._diffusion_loss(batch["vae"].float(), positions, *given)
             loss = loss + told["diffusion"]
         return {"loss": loss} | {name: value.detach() for name, value in told.items()}
 
