@@ -50,14 +50,14 @@ def add_lora(unet: UNet2DConditionModel, config: LoRAConfig) -> int:
 def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
     """Write the adapters, rank and alpha included, for ``StableDiffusionXLPipeline.load_lora_weights(folder)``."""
     from diffusers import StableDiffusionXLPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     (adapter,) = unet.peft_config
     metadata = unet.peft_config[adapter].to_dict()
     StableDiffusionXLPipeline.save_lora_weights(
         folder,
-        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=adapter)),
+        # In peft's own names: diffusers' conversion renames attention layers alone, and a file with both cannot be read.
+        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=adapter),
         unet_lora_adapter_metadata={
             key: sorted(value) if isinstance(value, set) else value
             for key, value in metadata.items()
