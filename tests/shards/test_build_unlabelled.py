@@ -73,7 +73,7 @@ def test_eegmmidb_gives_61_half_overlapping_windows_of_the_held_out_run(real_dat
     build.main(config)
     train = ShardIndex.read(config.output_dir / "train")
     test = ShardIndex.read(config.output_dir / "test", open_test=True)
-    assert (len(train), len(test)) == (92, 61)  # 6.2 minutes in windows of 4 s; SIMULATION 3c: 61
+    assert (len(train), len(test)) == (714, 61)  # 6.2 minutes every half second; 2 minutes every 2 s
     assert (train.sfreq, train.n_times, train.n_chans) == (128, 512, 64)
     reader = ShardReader(test)
     first, second = reader.eeg(0).copy(), reader.eeg(1).copy()

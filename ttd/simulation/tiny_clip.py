@@ -28,7 +28,7 @@ HEAD_SCALE = 8.0  # logits of a unit vector need room; a constant, so the heads 
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """Every word of the caption grammar is one token."""
+    """A byte-pair vocabulary of the caption grammar: nearly every word is one token."""
     words = ["a", ",", *(w for words in VOCABULARY.values() for w in words)]
     letters = sorted({c for w in words for c in w})
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
