@@ -127,6 +127,7 @@ def main() -> int:
     parser.add_argument("--study-seed", type=int, help="simulate and read another study, below runs/study-SEED/")
     seed = parser.parse_args().study_seed
     env = {"OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)), "TOKENIZERS_PARALLELISM": "false"}
+    env["TRANSFORMERS_VERBOSITY"] = "error"  # it tells of processors that nothing here uses
     os.environ.update({**env, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
     chain, folder = CHAIN, ROOT
     if seed is not None:  # the paths of the experiments are relative: another folder is another demo
