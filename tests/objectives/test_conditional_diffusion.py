@@ -230,6 +230,10 @@ def test_the_text_loss_is_zero_for_the_bases_own_words_and_the_first_steps_learn
     early = module(batch)
     assert "diffusion" not in early
     assert early["loss"].item() == pytest.approx(early["text"].item())
+    early["loss"].backward()
+    adapters = [p.grad for p in module.unet.parameters() if p.requires_grad]
+    assert adapters
+    assert all(grad is not None and not grad.any() for grad in adapters)
     late = module(batch | {"position": batch["position"] + 16})  # step 2 of batches of 8
     assert late["loss"].item() == pytest.approx((late["text"] + late["diffusion"]).item())
 

@@ -9,7 +9,7 @@ import torch
 
 from ttd.config import UserError
 from ttd.simulation import base_report, tiny_clip, tiny_unet, tiny_vae
-from ttd.simulation.base_data import VOCABULARY, pictures, scenes_of
+from ttd.simulation.base_data import pictures, scenes_of
 from ttd.simulation.judge import Judge, load_judge, name_pictures, save_judge
 from ttd.simulation.scenes import caption
 
