@@ -121,6 +121,7 @@ def main(config: AlignConfig) -> None:
         config.train,
         config.output_dir,
         resolved=config,
+        seed=config.seed,
         fingerprint=stream.fingerprint,
         validate=lambda module: validate(module, held_out, config, data, accelerator.device),
     )

@@ -135,6 +135,7 @@ def main(config: FinetuneConfig) -> None:
         config.train,
         config.output_dir,
         resolved=config,
+        seed=config.seed,
         fingerprint=stream.fingerprint,
         validate=lambda module: validate(module, held_out, data, accelerator.ttd.micro, accelerator.device),
     )

@@ -96,6 +96,7 @@ def main(config: PretrainConfig) -> None:
         config.train,
         config.output_dir,
         resolved=config,
+        seed=config.seed,
         fingerprint=stream.fingerprint,
         validate=(lambda module: validate(module, held_out, config.data, accelerator)) if held_out else None,
     )

@@ -89,6 +89,7 @@ def main(config: ToyConfig) -> None:
         config.train,
         config.output_dir,
         resolved=config.model_copy(update={"stop_after": None}),
+        seed=config.seed,
         fingerprint="toy",
     )
     load_weights(step_folder(config.output_dir, result.best_step), objective)

@@ -26,11 +26,13 @@ class Experiment(Config):
 
 
 class Objective(nn.Module):
-    def __init__(self, signal_at: int | None = None, nan_at: int | None = None):
+    def __init__(self, signal_at: int | None = None, nan_at: int | None = None, dropout: float = 0.2):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            self.body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 2))
+            self.body = nn.Sequential(
+                nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 2), nn.Dropout(dropout)
+            )
             self.frozen = nn.Linear(2, 2).requires_grad_(False)
         self.calls, self.signal_at, self.nan_at = 0, signal_at, nan_at
 
@@ -65,6 +67,7 @@ def go(folder, objective=None, *, validate=None, fingerprint="data", seed=0, bat
         config,
         folder,
         resolved=experiment,
+        seed=seed,
         fingerprint=fingerprint,
         validate=validate,
     )
@@ -177,8 +180,8 @@ def test_a_state_of_another_schema_is_refused(tmp_path):
 
 
 def test_accumulated_micro_batches_give_the_mean_loss_and_one_update(tmp_path):
-    go(tmp_path, max_steps=1)
-    objective = Objective()
+    go(tmp_path, Objective(dropout=0.0), max_steps=1)
+    objective = Objective(dropout=0.0)
     expected = [objective({"eeg": randn(0, "test", torch.arange(i, i + 4), (6,))})["loss"].item() for i in (0, 4)]
     first = read_log(tmp_path)[1]
     assert first["loss"] == pytest.approx(sum(expected) / 2, rel=1e-6)

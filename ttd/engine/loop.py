@@ -36,6 +36,7 @@ from ttd.engine.run_folder import open_run_folder
 from ttd.engine.schedules import OptimConfig, lr_at, make_optimizer
 from ttd.engine.stopping import Agreement, StopRequest
 from ttd.engine.tracking import Meter, Tracker, TrackingConfig, progress, talk
+from ttd.seeding import key
 
 log = logging.getLogger(__name__)
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -58,7 +59,8 @@ class TrainConfig(Config):
 
 
 class Stream(Protocol):
-    """What the loop needs of its data: an endless iterator of this rank's micro-batches, from any position."""
+    """What the loop needs of its data: an endless iterator of this rank's micro-batches, from any position. Each names its
+    samples' global positions in ``"position"`` [B]."""
 
     def batches(self, samples_seen: int) -> Iterator[dict[str, Any]]: ...
 
@@ -82,13 +84,14 @@ def train(
     output_dir: Path,
     *,
     resolved: Config,
+    seed: int,
     fingerprint: str,
     validate: Validate | None = None,
 ) -> TrainResult:
     """Train ``objective`` for ``config.max_steps`` updates; its ``forward(batch)`` returns losses by name.
 
     ``"loss"`` is the one that is optimised, the mean over the micro-batch; others are detached, for the log.
-    ``resolved`` is the whole experiment, ``fingerprint`` the data stream's. ``validate`` gets the bare module in
+    ``resolved`` is the whole experiment, ``seed`` keys its dropout, ``fingerprint`` is the data stream's. ``validate`` gets the bare module in
     evaluation mode on every rank; rank 0's numbers count. Afterwards load the chosen state with
     ``load_weights(step_folder(output_dir, result.best_step), objective)``.
 
@@ -119,6 +122,9 @@ def train(
                 group["lr"] = lr
             grad_norm = None
             for batch in islice(batches, accelerator.ttd.accumulation):
+                torch.manual_seed(
+                    key(seed, "dropout", int(batch["position"][0]))
+                )  # dropout layers know no other source
                 with accelerator.accumulate(objective):
                     losses: dict[str, Tensor] = objective(send_to_device(batch, accelerator.device, non_blocking=True))
                     accelerator.backward(losses["loss"])

@@ -123,8 +123,6 @@ class ConditionalDiffusion(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch: "eeg" [B, C, T], "vae" moments [B, 8, h, w], "clip" [B, F], "position" [B]."""
         positions = batch["position"].cpu()
-        if self.training:  # dropout layers draw from the global generator; a resumed run must find it as it was
-            torch.manual_seed(seeding.key(self.seed, "dropout", int(positions[0])))
         target = self.space(batch["clip"])  # [B, F], of length 1
         condition = self.conditioner(batch["eeg"])
         predicted = F.normalize(condition.clip.float(), dim=-1)
