@@ -71,10 +71,11 @@ def check(config: AlignConfig) -> Plan:
 
 def check_encoder(config: AlignConfig, index: ShardIndex) -> list[str]:
     """Why the encoder, new or pretrained, cannot read these shards."""
-    if config.encoder.whiten and index.facts.normalise == "subject":
-        return ["encoder.whiten: the shards are whitened per subject already; set it to false"]
     facts: dict[str, Any] = {"n_times": index.n_times, "sfreq": index.sfreq, "ch_names": index.ch_names}
+    whitened = index.facts.normalise == "subject"
     if config.pretrained is None:
+        if config.encoder.whiten and whitened:
+            return ["encoder.whiten: the shards are whitened per subject already; set it to false"]
         try:
             with torch.device("meta"):
                 build_encoder(config.encoder, **facts)
@@ -90,6 +91,11 @@ def check_encoder(config: AlignConfig, index: ShardIndex) -> list[str]:
         problems.append(
             f"pretrained: the encoder was trained at {saved['sfreq']:g} Hz, the shards hold {index.sfreq:g} Hz; "
             "build the shards at the encoder's rate (one sfreq for a chain)"
+        )
+    if saved["encoder"]["whiten"] and whitened:
+        problems.append(
+            "pretrained: the encoder whitens and the shards are whitened per subject already; pretrain with "
+            "encoder.whiten=false, or build the shards with normalise: channel"
         )
     if not set(saved["ch_names"]) & set(index.ch_names):
         problems.append("pretrained: encoder and shards have no electrode in common")

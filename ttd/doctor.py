@@ -25,8 +25,6 @@ from ttd.config import Config, run, write_json
 class DoctorConfig(Config):
     output_dir: Path | None = None
     """Where to leave ``doctor.json``; None only prints."""
-    seed: int = 0
-    """Not used: nothing here is random."""
 
 
 def torch_state() -> str:

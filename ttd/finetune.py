@@ -15,15 +15,14 @@ import shutil
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
-from torch import nn
 
 from ttd.bridge.conditioner import EEGConditioner, save_bridge
 from ttd.bridge.heads import ClipHead
 from ttd.config import Plan, UserError, run
+from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
-from ttd.data.stream import DataConfig, Stream, evaluation_batches, open_reader
+from ttd.data.stream import Stream, evaluation_batches, open_reader
 from ttd.data.targets import TargetTable
 from ttd.diffusion.attention import attention_problem, set_attention
 from ttd.diffusion.lora import add_lora, save_lora
@@ -32,7 +31,7 @@ from ttd.diffusion.text_targets import split_states
 from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
 from ttd.engine.accelerator import check_launch, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
-from ttd.engine.loop import TrainResult, train
+from ttd.engine.loop import TrainResult, mean_losses, train
 from ttd.engine.run_folder import check_resumable
 from ttd.engine.tracking import talk
 from ttd.experiments.finetune import FinetuneConfig, FromAlignment
@@ -137,7 +136,9 @@ def main(config: FinetuneConfig) -> None:
         resolved=config,
         seed=config.seed,
         fingerprint=stream.fingerprint,
-        validate=lambda module: validate(module, held_out, data, accelerator.ttd.micro, accelerator.device),
+        validate=lambda module: mean_losses(
+            module, evaluation_batches(held_out, data, accelerator.ttd.micro), accelerator.device
+        ),
     )
     if accelerator.is_main_process:
         load_weights(step_folder(config.output_dir, result.best_step), objective)
@@ -216,20 +217,11 @@ def starting_point(config: FinetuneConfig, index: ShardIndex, bank: torch.Tensor
         encoder = load_encoder(folder, ch_names=names, sfreq=sfreq, n_times=n_times)
     else:
         encoder = build_encoder(start.encoder, ch_names=names, sfreq=sfreq, n_times=n_times)
+        if start.encoder.whiten:
+            encoder.set_noise_covariance(torch.from_numpy(noise_covariance(ShardReader(index))))
     clip_dim = bank.shape[1]
     head = ClipHead(start.clip_head, embed_dim=encoder.embed_dim, n_tokens=encoder.n_tokens, clip_dim=clip_dim)
     return Aligned(encoder, head, TargetSpace.fit(bank, "centred"), "clip")
-
-
-def validate(
-    module: nn.Module, held_out: ShardReader, data: DataConfig, batch_size: int, device: torch.device
-) -> dict[str, float]:
-    """Mean losses over the validation part; the noise of a sample is the same each time."""
-    sums: dict[str, float] = {}
-    for batch in evaluation_batches(held_out, data, batch_size):
-        for name, value in module(send_to_device(batch, device)).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(batch["eeg"])
-    return {name: value / len(held_out) for name, value in sums.items()}
 
 
 def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: ShardIndex, result: TrainResult) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,12 +22,12 @@ from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
-from ttd.data.stream import DataConfig, Stream, evaluation_batches, open_reader
+from ttd.data.stream import Stream, evaluation_batches, open_reader
 from ttd.encoders import build_encoder, save_encoder
 from ttd.encoders.masking import temporal_mask
-from ttd.engine.accelerator import TTDAccelerator, check_launch, make_accelerator
+from ttd.engine.accelerator import check_launch, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
-from ttd.engine.loop import TrainResult, evaluating, train
+from ttd.engine.loop import TrainResult, evaluating, mean_losses, train
 from ttd.engine.run_folder import check_resumable
 from ttd.engine.tracking import talk
 from ttd.experiments.pretrain import PretrainConfig
@@ -88,6 +87,12 @@ def main(config: PretrainConfig) -> None:
     held_out = None
     if (config.data.shards / "validation" / "index.json").is_file():
         held_out = open_reader(config.data, part="validation")
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        """The same spans are hidden each time."""
+        assert held_out is not None
+        return mean_losses(module, evaluation_batches(held_out, config.data, accelerator.ttd.micro), accelerator.device)
+
     result = train(
         accelerator,
         objective,
@@ -98,7 +103,7 @@ def main(config: PretrainConfig) -> None:
         resolved=config,
         seed=config.seed,
         fingerprint=stream.fingerprint,
-        validate=(lambda module: validate(module, held_out, config.data, accelerator)) if held_out else None,
+        validate=validate if held_out else None,
     )
     if accelerator.is_main_process:
         load_weights(step_folder(config.output_dir, result.best_step), objective)
@@ -117,17 +122,6 @@ def build(config: PretrainConfig, reader: ShardReader) -> MaskedReconstruction:
     if config.encoder.whiten:
         encoder.set_noise_covariance(torch.from_numpy(noise_covariance(reader)))
     return MaskedReconstruction(config.objective, encoder=encoder, seed=config.seed)
-
-
-def validate(
-    module: nn.Module, held_out: ShardReader, data: DataConfig, accelerator: TTDAccelerator
-) -> dict[str, float]:
-    """Masked error of the validation part, beside that of predicting zero; the same spans are hidden each time."""
-    sums: dict[str, float] = {}
-    for batch in evaluation_batches(held_out, data, accelerator.ttd.micro):
-        for name, value in module(send_to_device(batch, accelerator.device)).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * len(batch["eeg"])
-    return {name: value / len(held_out) for name, value in sums.items()}
 
 
 def report(

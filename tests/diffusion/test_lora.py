@@ -54,8 +54,12 @@ def test_adapters_of_a_half_precision_base_are_float32(random_base):
     assert {p.dtype for p in unet.parameters() if p.requires_grad} == {torch.float32}
 
 
-def test_saved_adapters_give_the_same_bits_here_and_in_diffusers(random_base, tmp_path):
-    trained = perturbed(random_base().unet, LoRAConfig(rank=4, alpha=8))
+CONVOLUTIONS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2", "conv_in", "conv_out")
+
+
+@pytest.mark.parametrize("targets", [LoRAConfig().targets, CONVOLUTIONS], ids=["attention", "convolutions too"])
+def test_saved_adapters_give_the_same_bits_here_and_in_diffusers(random_base, tmp_path, targets):
+    trained = perturbed(random_base().unet, LoRAConfig(rank=4, alpha=8, targets=targets))
     save_lora(trained, tmp_path)
 
     ours = random_base().unet

@@ -23,7 +23,7 @@ def noise_covariance(reader: ShardReader) -> np.ndarray:
     signal, in which the response is a small part.
 
     Raises:
-        UserError: the index has no channel statistics.
+        UserError: the index has no channel statistics, or its shards are whitened per subject when they are read.
     """
     index = reader.index
     statistics = index.facts.statistics.get(index.cap)
@@ -31,6 +31,10 @@ def noise_covariance(reader: ShardReader) -> np.ndarray:
         raise UserError(f"{index.folder}: the index has no channel statistics; build the shards again")
     std = np.asarray(statistics.std)
     mean = np.asarray(statistics.mean, np.float32)[:, None]
+    if index.facts.normalise == "subject":
+        raise UserError(
+            f"{index.folder}: these shards are whitened per subject already; set whiten of the encoder to false"
+        )
     repeated = bool((index.n_repetitions > 1).any())
     total, n = np.zeros((len(std), len(std))), 0
     rows = np.unique(np.linspace(0, len(reader) - 1, min(ENOUGH, len(reader))).astype(int))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -91,8 +91,8 @@ def train(
     """Train ``objective`` for ``config.max_steps`` updates; its ``forward(batch)`` returns losses by name.
 
     ``"loss"`` is the one that is optimised, the mean over the micro-batch; others are detached, for the log.
-    ``resolved`` is the whole experiment, ``seed`` keys its dropout, ``fingerprint`` is the data stream's. ``validate`` gets the bare module in
-    evaluation mode on every rank; rank 0's numbers count. Afterwards load the chosen state with
+    ``resolved`` is the whole experiment, ``seed`` keys its dropout, ``fingerprint`` is the data stream's. ``validate`` gets
+    the bare module in evaluation mode on every rank; rank 0's numbers count. Afterwards load the chosen state with
     ``load_weights(step_folder(output_dir, result.best_step), objective)``.
 
     Raises:
@@ -227,6 +227,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def mean_losses(module: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device) -> dict[str, float]:
+    """Means over all samples of the losses that ``module(batch)`` returns, by name."""
+    sums: dict[str, float] = {}
+    n = 0
+    for batch in batches:
+        size = len(batch["position"])
+        n += size
+        for name, value in module(send_to_device(batch, device)).items():
+            sums[name] = sums.get(name, 0.0) + float(value) * size
+    return {name: value / n for name, value in sums.items()}
 
 
 def compare_ranks(accelerator: TTDAccelerator, weights: list[nn.Parameter], step: int) -> None:

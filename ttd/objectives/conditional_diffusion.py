@@ -1,10 +1,13 @@
 """Conditional diffusion: the UNet learns to denoise a picture's latents given what the EEG of that picture says.
 
-Loss = diffusion + ``clip_weight`` × CLIP. Diffusion: mean squared error in the base's own prediction type (ε or v),
-weighted by min-SNR-γ (Hang et al., 2023, arXiv:2303.09556). CLIP: InfoNCE from the EEG's embedding to the picture's own
-against a bank of precomputed training embeddings drawn by key (seed, step), so it depends on neither the number of
-ranks nor accumulation; equal pictures are no negatives. Condition dropout zeroes context and pooled condition of whole
-samples, the unconditional side of guidance (Ho & Salimans, 2022, arXiv:2207.12598).
+Loss = diffusion + ``clip_weight`` × CLIP + ``text_weight`` × text. Diffusion: mean squared error in the base's own
+prediction type (ε or v), weighted by min-SNR-γ (Hang et al., 2023, arXiv:2303.09556). CLIP: InfoNCE from the EEG's
+embedding to the picture's own against a bank of precomputed training embeddings drawn by key (seed, step), so it depends
+on neither the number of ranks nor accumulation; equal pictures are no negatives. Condition dropout zeroes context and
+pooled condition of whole samples, the unconditional side of guidance (Ho & Salimans, 2022, arXiv:2207.12598).
+
+Text: squared error of the condition to the base's own words for the picture (``ttd.diffusion.text_targets``); those words
+may also stand in for the EEG's condition before the UNet, and be all that is learned at first.
 
 Every random number belongs to a sample's global position: the same positions give the same losses in any order.
 
@@ -114,14 +117,16 @@ class ConditionalDiffusion(nn.Module):
         self.conditioner, self.unet, self.space = conditioner, base.unet, space
         self.bank: Tensor
         self.register_buffer("bank", space(bank), persistent=False)
-        self.text_spread = torch.ones(2)
-        if text_bank is not None:
-            self.text_spread = torch.stack([part.std(0).square().mean() for part in self._text(text_bank.float())])
+        self.text_spread: Tensor
+        parts = () if text_bank is None else self._text(text_bank.float())
+        spread = torch.tensor([float(part.std(0).square().mean()) for part in parts])
+        self.register_buffer("text_spread", spread, persistent=False)
         if config.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of a batch: "eeg" [B, C, T], "vae" moments [B, 8, h, w], "clip" [B, F], "position" [B]."""
+        """Losses of a batch: "eeg" [B, C, T], "vae" moments [B, 8, h, w], "clip" [B, F], "position" [B], and, with
+        ``text_weight``, "text" states [B, L·D + P]. During ``text_only_steps`` there is no "diffusion"."""
         positions = batch["position"].cpu()
         target = self.space(batch["clip"])  # [B, F], of length 1
         condition = self.conditioner(batch["eeg"])

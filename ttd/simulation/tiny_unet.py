@@ -40,7 +40,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Three levels of 32 / 64 / 160 channels, cross-attention below the top level as in SDXL; under 6 M parameters."""
+    """Three levels of 32 / 64 / 128 channels, cross-attention below the top level as in SDXL; under 6 M parameters."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
