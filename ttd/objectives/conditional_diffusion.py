@@ -9,7 +9,8 @@ pooled condition of whole samples, the unconditional side of guidance (Ho & Sali
 Text: squared error of the condition to the base's own words for the picture (``ttd.diffusion.text_targets``); those words
 may also stand in for the EEG's condition before the UNet, and be all that is learned at first.
 
-Every random number belongs to a sample's global position: the same positions give the same losses in any order.
+Every random number here belongs to a sample's global position: the same positions give the same losses in any order. (Dropout
+is the loop's, keyed per micro-batch.)
 
 Shapes: B batch, C channels, T times, h, w latent size, K embeddings in the bank, M of them drawn, F their width.
 """
