@@ -211,6 +211,7 @@ person and no downloaded weight is in it**, and it knows nothing but these solid
 
 ```python
 from diffusers import StableDiffusionXLPipeline
+
 pipeline = StableDiffusionXLPipeline.from_pretrained("weights/tiny", add_watermarker=False)
 pipeline("a large red cone left", height=64, width=64, guidance_scale=4.0).images[0]
 ```
