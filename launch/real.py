@@ -43,14 +43,14 @@ def go(script: str, config: str | None, *overrides: str) -> None:
 
 def pretrain(data: Path) -> None:
     """Masked pretraining on runs 01 02 03 07; the report is on the left-out run 13."""
-    folder = f"study.folder={data / 'eegmmidb'}"
+    folder = f"study.root={data / 'eegmmidb'}"
     go("shards/build_unlabelled.py", "configs/shards/eegmmidb.yaml", folder, f"output_dir={WINDOWS}")
     go("ttd/pretrain.py", "configs/pretrain/eegmmidb.yaml", f"data.shards={WINDOWS}", f"output_dir={RUNS / 'pretrain'}")
 
 
 def align(data: Path) -> str:
     """Every recording left out once: shards, targets, alignment, and the AUC of all; returns the last recording."""
-    study = f"study.folder={data / 'muse-P300'}"
+    study = f"study.root={data / 'muse-P300'}"
     paths = (data / "muse-P300").rglob("data_*.csv.gz")
     runs = sorted(path.name.removeprefix("data_").removesuffix(".csv.gz") for path in paths)
     shards = ("shards/build_paired.py", "configs/shards/muse_p300.yaml", study)

@@ -21,7 +21,7 @@ from ttd.experiments.shards import BuildPairedConfig
 
 def built(config: BuildPairedConfig) -> bool:
     """Whether these shards stand there already; without the study's folder the configuration alone decides."""
-    recordings = open_study(config.study).recordings() if config.study.folder.is_dir() else None
+    recordings = open_study(config.study).recordings() if config.study.root.is_dir() else None
     return find_built(config.output_dir, config, recordings) is not None
 
 
@@ -42,7 +42,7 @@ def check(config: BuildPairedConfig) -> Plan:
     if plan.problems:
         return plan
     if not presentations:
-        plan.problems.append(f"{config.study.folder}: its events name no picture; paired shards need pictures")
+        plan.problems.append(f"{config.study.root}: its events name no picture; paired shards need pictures")
         return plan
     absent = {event.image_path for _, event in presentations if event.image_path and not event.image_path.is_file()}
     for path in sorted(absent)[:3]:

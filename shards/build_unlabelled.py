@@ -22,7 +22,7 @@ from ttd.experiments.shards import BuildUnlabelledConfig
 
 def built(config: BuildUnlabelledConfig) -> bool:
     """Whether these shards stand there already; without the study's folder the configuration alone decides."""
-    recordings = open_study(config.study).recordings() if config.study.folder.is_dir() else None
+    recordings = open_study(config.study).recordings() if config.study.root.is_dir() else None
     return find_built(config.output_dir, config, recordings and chosen(config, recordings)) is not None
 
 

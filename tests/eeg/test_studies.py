@@ -24,14 +24,14 @@ def test_a_recording_written_by_pybv_comes_back_within_half_a_step_of_int16(tmp_
         data=data, sfreq=250, ch_names=names, fname_base=stem, folder_out=folder, resolution=0.1, unit="µV",
         fmt="binary_int16", overwrite=True,
     )  # fmt: skip
-    raw = open_study(BIDSConfig(folder=tiny_study)).recordings()[0].raw()
+    raw = open_study(BIDSConfig(root=tiny_study)).recordings()[0].raw()
     assert raw.ch_names == names
     assert raw.info["sfreq"] == 250
     np.testing.assert_allclose(raw.get_data() * 1e6, steps * 0.1, atol=1e-6)
 
 
 def test_bids_events_name_picture_concept_and_part_and_skip_rows_without_a_picture(tiny_study):
-    study = open_study(BIDSConfig(folder=tiny_study, title="Simulated"))
+    study = open_study(BIDSConfig(root=tiny_study, title="Simulated"))
     recordings = study.recordings()
     assert [(r.subject, r.run) for r in recordings] == [(s, r) for s in ("01", "02") for r in ("01", "02", "03")]
     events = recordings[0].events()
@@ -44,7 +44,7 @@ def test_bids_events_name_picture_concept_and_part_and_skip_rows_without_a_pictu
 
 
 def test_a_recording_that_was_not_downloaded_is_named_so(tiny_study):
-    recording = open_study(BIDSConfig(folder=tiny_study)).recordings()[0]
+    recording = open_study(BIDSConfig(root=tiny_study)).recordings()[0]
     signal = recording.path.with_suffix(".eeg")
     signal.unlink()
     signal.symlink_to("../../.git/annex/objects/xx/yy/MD5E-s212--abc.eeg")
@@ -59,7 +59,7 @@ def test_a_recording_that_was_not_downloaded_is_named_so(tiny_study):
 @pytest.mark.parametrize("name", ["/etc/passwd", "../other.eeg", "..", r"C:\x.eeg"])
 @pytest.mark.parametrize("key", ["DataFile", "MarkerFile"])
 def test_a_brainvision_header_that_points_outside_its_folder_is_refused(tiny_study, key, name):
-    recording = open_study(BIDSConfig(folder=tiny_study)).recordings()[0]
+    recording = open_study(BIDSConfig(root=tiny_study)).recordings()[0]
     lines = recording.path.read_text().splitlines()
     lines = [f"{key}={name}" if line.startswith(f"{key}=") else line for line in lines]
     recording.path.write_text("\n".join(lines))
@@ -71,17 +71,17 @@ def test_a_picture_outside_the_stimuli_is_refused(tiny_study):
     path = tiny_study / "sub-01" / "eeg" / "sub-01_task-things_run-01_events.tsv"
     path.write_text(path.read_text(encoding="utf-8").replace("solid/train-1.png", "../../secret.png"), encoding="utf-8")
     with pytest.raises(UserError, match=r"stim_file '\.\./\.\./secret\.png' must lie below stimuli/"):
-        open_study(BIDSConfig(folder=tiny_study)).recordings()[0].events()
+        open_study(BIDSConfig(root=tiny_study)).recordings()[0].events()
 
 
 def test_a_folder_that_is_missing_or_no_bids_dataset_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"study\.folder=.*nowhere: no such folder"):
-        open_study(BIDSConfig(folder=tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"study\.root=.*nowhere: no such folder"):
+        open_study(BIDSConfig(root=tmp_path / "nowhere"))
     with pytest.raises(UserError, match="holds no dataset_description"):
-        open_study(BIDSConfig(folder=tmp_path))
+        open_study(BIDSConfig(root=tmp_path))
     (tmp_path / "dataset_description.json").write_text(json.dumps({"Name": "x", "BIDSVersion": "1.9.0"}))
     with pytest.raises(UserError, match="holds no EEG recording"):
-        open_study(BIDSConfig(folder=tmp_path)).recordings()
+        open_study(BIDSConfig(root=tmp_path)).recordings()
 
 
 def write_edf(path, names, seconds=4, sfreq=160):
@@ -96,7 +96,7 @@ def write_edf(path, names, seconds=4, sfreq=160):
 def test_loose_files_are_told_apart_by_name_and_their_electrodes_normalised(tmp_path):
     for name in ("S001R01.edf", "S001R02.edf", "S002R01.edf"):
         written = write_edf(tmp_path / name, ["Fc5.", "Cz..", "ECG", "Iz.."])
-    study = open_study(RecordingsConfig(folder=tmp_path, title="X", subjects=["001"]))
+    study = open_study(RecordingsConfig(root=tmp_path, title="X", subjects=["001"]))
     recordings = study.recordings()
     assert [(r.subject, r.run) for r in recordings] == [("001", "01"), ("001", "02")]
     raw = recordings[0].raw()
@@ -110,7 +110,7 @@ def test_an_edf_whose_line_feeds_were_rewritten_is_refused_even_at_the_right_siz
     good = path.read_bytes()
     n_header = int(good[184:192])
     broken = good[:n_header] + good[n_header:].replace(b"\n", b"\r\n")
-    recording = open_study(RecordingsConfig(folder=tmp_path, title="X")).recordings()[0]
+    recording = open_study(RecordingsConfig(root=tmp_path, title="X")).recordings()[0]
     path.write_bytes(broken)
     with pytest.raises(UserError, match=r"S001R01\.edf: .* bytes, but its header promises"):
         recording.raw()
@@ -122,7 +122,7 @@ def test_an_edf_whose_line_feeds_were_rewritten_is_refused_even_at_the_right_siz
 def test_an_eye_tracker_file_with_the_same_suffix_is_refused(tmp_path):
     (tmp_path / "S001R01.edf").write_bytes(b"SR_RESEARCH_COMBFILE" + bytes(1000))
     with pytest.raises(UserError, match=r"not an EDF recording \(begins with b'SR_RESEARCH_'\)"):
-        open_study(RecordingsConfig(folder=tmp_path, title="X")).recordings()[0].check()
+        open_study(RecordingsConfig(root=tmp_path, title="X")).recordings()[0].check()
 
 
 def write_muse(root, n=2000, gap_at=None):
@@ -148,7 +148,7 @@ def write_muse(root, n=2000, gap_at=None):
 
 def test_muse_events_are_indexed_by_sample_and_paired_by_class_in_turn(tmp_path):
     table = write_muse(tmp_path, gap_at=900)
-    recording = open_study(MuseP300Config(folder=tmp_path)).recordings()[0]
+    recording = open_study(MuseP300Config(root=tmp_path)).recordings()[0]
     raw, events = recording.raw(), recording.events()
     assert raw.ch_names == list(MUSE_4)  # the auxiliary channel is gone
     np.testing.assert_allclose(raw.get_data() * 1e6, table[list(MUSE_4)].to_numpy().T, rtol=1e-9)
@@ -162,7 +162,7 @@ def test_muse_epochs_that_span_a_gap_are_left_out_and_counted(tmp_path):
     from ttd.eeg.epochs import EpochsConfig, cut
 
     write_muse(tmp_path, gap_at=800)
-    recording = open_study(MuseP300Config(folder=tmp_path)).recordings()[0]
+    recording = open_study(MuseP300Config(root=tmp_path)).recordings()[0]
     onsets = [event.onset_s for event in recording.events()]
     found = cut(recording.raw(), onsets, EpochsConfig(tmin=-0.1, tmax=0.8), sfreq=256)
     assert found.kept == [0, 2, 3]  # 700 + 0.8 s reaches sample 904
@@ -171,7 +171,7 @@ def test_muse_epochs_that_span_a_gap_are_left_out_and_counted(tmp_path):
 
 @pytest.mark.realdata
 def test_the_muse_recordings_hold_976_other_and_185_target_trials(real_data):
-    recordings = open_study(MuseP300Config(folder=real_data("muse-P300"))).recordings()
+    recordings = open_study(MuseP300Config(root=real_data("muse-P300"))).recordings()
     labels = [event.label for recording in recordings for event in recording.events()]
     assert len(recordings) == 6
     assert (labels.count("nontarget"), labels.count("target")) == (976, 185)
@@ -179,7 +179,7 @@ def test_the_muse_recordings_hold_976_other_and_185_target_trials(real_data):
 
 @pytest.mark.realdata
 def test_eegmmidb_has_64_electrodes_by_name_and_the_sd_of_eeg(real_data):
-    study = open_study(RecordingsConfig(folder=real_data("eegmmidb"), title="Schalk2004"))
+    study = open_study(RecordingsConfig(root=real_data("eegmmidb"), title="Schalk2004"))
     assert [r.run for r in study.recordings()] == ["01", "02", "03", "07", "13"]
     raw = study.recordings()[0].raw()
     assert tuple(raw.ch_names) == EEGMMIDB_64
@@ -190,7 +190,7 @@ def test_eegmmidb_has_64_electrodes_by_name_and_the_sd_of_eeg(real_data):
 def test_closed_eyes_show_their_alpha_rhythm(real_data):
     shares = []
     for recording in open_study(
-        RecordingsConfig(folder=real_data("eegmmidb"), title="X", runs=["01", "02"])
+        RecordingsConfig(root=real_data("eegmmidb"), title="X", runs=["01", "02"])
     ).recordings():
         raw = recording.raw().pick(["O1", "Oz", "O2"])
         spectrum = raw.compute_psd(fmin=2, fmax=40, n_fft=640, verbose="ERROR")
@@ -209,21 +209,21 @@ def test_closed_eyes_show_their_alpha_rhythm(real_data):
     ],
 )
 def test_malformed_files_are_refused_with_what_is_wrong(real_data, name, words):
-    config = RecordingsConfig(folder=real_data("malformed"), pattern=name, title="X")
+    config = RecordingsConfig(root=real_data("malformed"), pattern=name, title="X")
     with pytest.raises(UserError, match=f"{name}: .*{words}"):
         open_study(config).recordings()[0].raw()
 
 
 @pytest.mark.realdata
 def test_a_bids_folder_without_signals_is_refused(real_data):
-    study = open_study(BIDSConfig(folder=real_data("malformed") / "bids-zero-byte-eeg"))
+    study = open_study(BIDSConfig(root=real_data("malformed") / "bids-zero-byte-eeg"))
     with pytest.raises(UserError, match=r"_eeg\.eeg: the file is empty \(0 bytes\): the signals are missing"):
         study.recordings()[0].raw()
 
 
 @pytest.mark.realdata
 def test_a_bids_dataset_with_byte_order_marks_gives_its_64_eeg_channels(real_data):
-    recording = open_study(BIDSConfig(folder=real_data("bids-tiny"))).recordings()[0]
+    recording = open_study(BIDSConfig(root=real_data("bids-tiny"))).recordings()[0]
     assert (recording.subject, recording.session) == ("01", "eeg")
     assert len(recording.raw().ch_names) == 64
 
@@ -233,8 +233,6 @@ def test_a_bids_dataset_with_byte_order_marks_gives_its_64_eeg_channels(real_dat
 def test_old_brainvision_headers_can_be_read(real_data, name):
     pattern = {"pattern": name, "names": r"(?P<subject>test)"}
     raw = (
-        open_study(RecordingsConfig(folder=real_data("brainvision-variants"), title="X", **pattern))
-        .recordings()[0]
-        .raw()
+        open_study(RecordingsConfig(root=real_data("brainvision-variants"), title="X", **pattern)).recordings()[0].raw()
     )
     assert len(raw.ch_names) > 20

@@ -34,7 +34,7 @@ def go(script: str, *arguments: str) -> None:
 
 
 def test_sixty_updates_on_eegmmidb_predict_a_left_out_run_better_than_zero(tmp_path):
-    folder = f"study.folder={recordings('eegmmidb')}"
+    folder = f"study.root={recordings('eegmmidb')}"
     windows, out = tmp_path / "windows", tmp_path / "pretrain"
     go("shards/build_unlabelled.py", "--config", "configs/shards/eegmmidb.yaml", folder, f"output_dir={windows}")
     short = ("train.max_steps=60", "report.n_wiener=1")
@@ -46,7 +46,7 @@ def test_sixty_updates_on_eegmmidb_predict_a_left_out_run_better_than_zero(tmp_p
 
 
 def test_a_short_alignment_tells_targets_from_others_in_a_muse_recording_it_never_saw(tmp_path):
-    folder = f"study.folder={recordings('muse-P300')}"
+    folder = f"study.root={recordings('muse-P300')}"
     fold, out = tmp_path / "fold", tmp_path / "align"
     parts = (f"parts.test=['{LEFT_OUT}']", f"parts.validation=['{VALIDATION}']")
     go("shards/build_paired.py", "--config", "configs/shards/muse_p300.yaml", folder, f"output_dir={fold}", *parts)

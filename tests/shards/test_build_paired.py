@@ -28,7 +28,7 @@ build = script("build_paired")
 
 
 def config_of(study: Path, root: Path, *overrides: str) -> BuildPairedConfig:
-    base = [f"study.folder={study}", f"output_dir={root}"]
+    base = [f"study.root={study}", f"output_dir={root}"]
     return load_config(BuildPairedConfig, [ROOT / "configs/shards/simulated_paired.yaml"], [*base, *overrides])
 
 
@@ -63,7 +63,7 @@ def test_the_samples_are_those_of_the_recording_at_the_onset(built):
     index = ShardIndex.read(built.output_dir / "train")
     meta, eeg = index.meta(0), ShardReader(index).eeg(0)
     stem = f"sub-01_task-things_run-{meta['runs'][1]}_eeg.vhdr"
-    raw = mne.io.read_raw_brainvision(built.study.folder / "sub-01" / "eeg" / stem, preload=True, verbose="ERROR")
+    raw = mne.io.read_raw_brainvision(built.study.root / "sub-01" / "eeg" / stem, preload=True, verbose="ERROR")
     raw.filter(0.1, 40, verbose="ERROR").set_eeg_reference("average", verbose="ERROR")
     zero = round(meta["onsets"][1] * 250)
     expected = raw.get_data()[:, zero - 24 : zero + 151 : 2] * 1e6
@@ -84,7 +84,7 @@ def test_the_statistics_of_the_training_part_stand_in_every_index(built):
 
 def test_pictures_live_once_under_the_hash_of_their_file(built):
     images = ShardIndex.read(built.output_dir / "images")
-    files = sorted((built.study.folder / "stimuli").rglob("*.png"))
+    files = sorted((built.study.root / "stimuli").rglob("*.png"))
     assert sorted(images.keys) == sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in files)
     assert len(files) == 8
     seen = ShardIndex.read(built.output_dir / "train").column("image_sha256")
@@ -112,13 +112,13 @@ def test_the_same_command_again_finds_the_shards_and_touches_nothing(built):
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_their_keys(built):
-    other = config_of(built.study.folder, built.output_dir, "epochs.tmax=0.5", "preprocessing.h_freq=30")
+    other = config_of(built.study.root, built.output_dir, "epochs.tmax=0.5", "preprocessing.h_freq=30")
     with pytest.raises(UserError, match=r"other settings: epochs\.tmax, preprocessing\.h_freq; give another"):
         build.check(other)
 
 
 def test_another_study_of_the_same_size_in_the_same_folder_is_noticed(built):
-    signal = next(built.study.folder.rglob("*run-01_eeg.eeg"))
+    signal = next(built.study.root.rglob("*run-01_eeg.eeg"))
     content = bytearray(signal.read_bytes())
     content[len(content) // 2] ^= 1
     good = signal.read_bytes()
@@ -129,10 +129,10 @@ def test_another_study_of_the_same_size_in_the_same_folder_is_noticed(built):
 
 
 def test_finished_shards_do_not_need_their_study(built):
-    elsewhere = built.study.folder.with_name("elsewhere")
-    built.study.folder.rename(elsewhere)
+    elsewhere = built.study.root.with_name("elsewhere")
+    built.study.root.rename(elsewhere)
     assert "already built" in build.check(built).notes[0]
-    elsewhere.rename(built.study.folder)
+    elsewhere.rename(built.study.root)
 
 
 def test_a_build_that_fails_leaves_nothing(tiny_study, tmp_path):
@@ -184,7 +184,7 @@ def test_the_script_ends_with_2_and_one_message_where_signals_are_missing(tiny_s
     for signal in tiny_study.rglob("*run-01_eeg.eeg"):
         signal.write_bytes(b"")
     command = [sys.executable, "shards/build_paired.py", "--config", "configs/shards/simulated_paired.yaml"]
-    command += [f"study.folder={tiny_study}", f"output_dir={tmp_path / 'paired'}"]
+    command += [f"study.root={tiny_study}", f"output_dir={tmp_path / 'paired'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("the file is empty (0 bytes)") == 2
@@ -195,7 +195,7 @@ def test_the_script_ends_with_2_and_one_message_where_signals_are_missing(tiny_s
 def test_finished_shards_are_recognised_without_torch(built):
     code = (
         "import runpy, sys; sys.argv = ['shards/build_paired.py', '--config', 'configs/shards/simulated_paired.yaml', "
-        f"'study.folder={built.study.folder}', 'output_dir={built.output_dir}']\n"
+        f"'study.root={built.study.root}', 'output_dir={built.output_dir}']\n"
         "try: runpy.run_path('shards/build_paired.py', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "assert 'torch' not in sys.modules"
@@ -205,7 +205,7 @@ def test_finished_shards_are_recognised_without_torch(built):
 
 @pytest.mark.realdata
 def test_muse_recordings_become_samples_paired_by_class(real_data, tmp_path):
-    overrides = [f"study.folder={real_data('muse-P300')}", f"output_dir={tmp_path / 'muse'}"]
+    overrides = [f"study.root={real_data('muse-P300')}", f"output_dir={tmp_path / 'muse'}"]
     config = load_config(BuildPairedConfig, [ROOT / "configs/shards/muse_p300.yaml"], overrides)
     build.main(config)
     train = ShardIndex.read(config.output_dir / "train")

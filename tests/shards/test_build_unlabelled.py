@@ -19,7 +19,7 @@ spec.loader.exec_module(build)
 def config_of(
     study: Path, root: Path, *overrides: str, file: str = "simulated_unlabelled.yaml"
 ) -> BuildUnlabelledConfig:
-    base = [f"study.folder={study}", f"output_dir={root}"]
+    base = [f"study.root={study}", f"output_dir={root}"]
     return load_config(BuildUnlabelledConfig, [ROOT / "configs/shards" / file], [*base, *overrides])
 
 

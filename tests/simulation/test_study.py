@@ -170,7 +170,7 @@ def test_a_dry_run_states_the_costs_and_writes_nothing(tmp_path):
 
 def paired(folder: Path) -> BuildPairedConfig:
     return BuildPairedConfig.model_validate(
-        {"output_dir": folder / "paired", "study": {"name": "bids", "folder": folder}, "preprocessing": {"sfreq": 125}}
+        {"output_dir": folder / "paired", "study": {"name": "bids", "root": folder}, "preprocessing": {"sfreq": 125}}
     )
 
 

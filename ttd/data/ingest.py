@@ -36,7 +36,7 @@ def identity(config: Config, recordings: Iterable[Recording] | None) -> dict[str
     """What two builds with equal shards share: the configuration but for places, and the content of the input files."""
     inputs = None if recordings is None else {r.name: [_glimpse(file) for file in r.signal_files] for r in recordings}
     return {
-        "config": config.model_dump(mode="json", exclude={"output_dir": True, "study": {"folder"}}),
+        "config": config.model_dump(mode="json", exclude={"output_dir": True, "study": {"root"}}),
         "inputs": inputs,
     }
 

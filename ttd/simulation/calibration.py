@@ -177,7 +177,7 @@ def read_back(root: Path, paired: BuildPairedConfig, targets: dict[str, np.ndarr
     Pictures of which a subject lost trials make all others give up as many, so that arrays stay whole.
     """
     eeg: dict[str, list[np.ndarray]] = {part: [] for part in targets}
-    for recording in tqdm(BIDS(BIDSConfig(folder=root)).recordings(), desc="reading back", disable=None):
+    for recording in tqdm(BIDS(BIDSConfig(root=root)).recordings(), desc="reading back", disable=None):
         events = recording.events()
         bins, kept = _bins(recording.raw(), np.array([event.onset_s for event in events]), paired)
         ids = np.array([events[i].image_id for i in kept])

@@ -27,7 +27,7 @@ class BIDSConfig(Config):
     """Where a BIDS dataset lies, and which of its recordings are meant."""
 
     name: Literal["bids"] = "bids"
-    folder: Path
+    root: Path
     """The folder with dataset_description.json."""
     title: str = ""
     """Author and year of the study, as Grootswagers2022; the dataset's own name where empty."""
@@ -43,17 +43,17 @@ class BIDS(Study):
     """The recordings and events of a BIDS dataset."""
 
     def __init__(self, config: BIDSConfig):
-        self.config, self.location = config, config.folder
-        if not config.folder.is_dir():
-            raise UserError(f"study.folder={config.folder}: no such folder; give the folder of a BIDS dataset")
-        path = config.folder / "dataset_description.json"
+        self.config, self.location = config, config.root
+        if not config.root.is_dir():
+            raise UserError(f"study.root={config.root}: no such folder; give the folder of a BIDS dataset")
+        path = config.root / "dataset_description.json"
         if not path.is_file():
-            raise UserError(f"{config.folder}: holds no dataset_description.json, so it is not a BIDS dataset")
+            raise UserError(f"{config.root}: holds no dataset_description.json, so it is not a BIDS dataset")
         try:
             facts = json.loads(path.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise UserError(f"{path}: not valid JSON: {error}") from error
-        self.title = config.title or str(facts.get("Name") or config.folder.name)
+        self.title = config.title or str(facts.get("Name") or config.root.name)
         self.citation = str(facts.get("HowToAcknowledge") or facts.get("DatasetDOI") or self.title)
         self.licence = str(facts.get("License") or "not stated")
         self.simulated = facts.get("Simulated") is True
@@ -65,7 +65,7 @@ class BIDS(Study):
             UserError: there is none.
         """
         paths = mne_bids.find_matching_paths(
-            self.config.folder,
+            self.config.root,
             subjects=self.config.subjects,
             tasks=self.config.tasks,
             suffixes="eeg",
@@ -74,7 +74,7 @@ class BIDS(Study):
         )
         if not paths:
             chosen = f" for subjects {self.config.subjects}" if self.config.subjects else ""
-            raise UserError(f"{self.config.folder}: holds no EEG recording ({', '.join(SUFFIXES)}){chosen}")
+            raise UserError(f"{self.config.root}: holds no EEG recording ({', '.join(SUFFIXES)}){chosen}")
         found: list[Recording] = [BIDSRecording(path, self.config) for path in paths]
         return sorted(found, key=lambda recording: (recording.subject, recording.session, recording.run))
 
@@ -138,7 +138,7 @@ class BIDSRecording(Recording):
             onset_s=onset_s,
             image_id=value("image_id", place.stem),
             concept=concept,
-            image_path=self._config.folder / "stimuli" / place,
+            image_path=self._config.root / "stimuli" / place,
             label=value("label", value("trial_type", concept)),
             part=part,
         )

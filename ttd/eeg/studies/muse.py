@@ -32,7 +32,7 @@ class MuseP300Config(Config):
     """Where the folder with ``subject*/session*/data_*.csv.gz`` and ``stimuli/`` lies."""
 
     name: Literal["muse_p300"] = "muse_p300"
-    folder: Path
+    root: Path
 
 
 class MuseP300(Study):
@@ -43,18 +43,16 @@ class MuseP300(Study):
     licence = "BSD-3-Clause (EEG), CC0 (pictures)"
 
     def __init__(self, config: MuseP300Config):
-        self.config, self.location = config, config.folder
-        if not config.folder.is_dir():
-            raise UserError(
-                f"study.folder={config.folder}: no such folder; give the folder with subject1/ and stimuli/"
-            )
+        self.config, self.location = config, config.root
+        if not config.root.is_dir():
+            raise UserError(f"study.root={config.root}: no such folder; give the folder with subject1/ and stimuli/")
         self.pictures = {
-            label: sorted(p for p in (config.folder / "stimuli").glob(f"{label}-*") if p.suffix in (".jpg", ".png"))
+            label: sorted(p for p in (config.root / "stimuli").glob(f"{label}-*") if p.suffix in (".jpg", ".png"))
             for label in MARKERS.values()
         }
         absent = [label for label, paths in self.pictures.items() if not paths]
         if absent:
-            raise UserError(f"{config.folder / 'stimuli'}: holds no picture named {absent[0]}-*.jpg")
+            raise UserError(f"{config.root / 'stimuli'}: holds no picture named {absent[0]}-*.jpg")
 
     def recordings(self) -> list[Recording]:
         """All recordings, sorted by subject, session and time; the time in the file name is the run.
@@ -63,12 +61,12 @@ class MuseP300(Study):
             UserError: there is none.
         """
         found: list[Recording] = []
-        for path in sorted(self.config.folder.glob("subject*/session*/*.csv.gz")):
+        for path in sorted(self.config.root.glob("subject*/session*/*.csv.gz")):
             subject, session = (re.sub(r"\D", "", part) for part in path.parts[-3:-1])
             run = path.name.removesuffix(".csv.gz").removeprefix("data_")
             found.append(MuseRecording(path, self.pictures, subject=subject, session=session, run=run))
         if not found:
-            raise UserError(f"{self.config.folder}: holds no recording subject*/session*/*.csv.gz")
+            raise UserError(f"{self.config.root}: holds no recording subject*/session*/*.csv.gz")
         return found
 
 

@@ -26,9 +26,9 @@ class RecordingsConfig(Config):
     """Where loose recordings lie and how their names are read."""
 
     name: Literal["recordings"] = "recordings"
-    folder: Path
+    root: Path
     pattern: str = "**/*.edf"
-    """Glob below ``folder``."""
+    """Glob below ``root``."""
     names: str = r"S(?P<subject>\d+)R(?P<run>\d+)"
     """Regular expression with the groups subject and, where there are any, session and run; searched in the file
     name."""
@@ -56,10 +56,10 @@ class Recordings(Study):
     """All files below a folder that match a pattern."""
 
     def __init__(self, config: RecordingsConfig):
-        self.config, self.location = config, config.folder
+        self.config, self.location = config, config.root
         self.title, self.citation, self.licence = config.title, config.citation or config.title, config.licence
-        if not config.folder.is_dir():
-            raise UserError(f"study.folder={config.folder}: no such folder; give the folder that holds the recordings")
+        if not config.root.is_dir():
+            raise UserError(f"study.root={config.root}: no such folder; give the folder that holds the recordings")
 
     def recordings(self) -> list[Recording]:
         """Matching files, sorted by subject, session and run.
@@ -68,7 +68,7 @@ class Recordings(Study):
             UserError: none matches, or a name does not say whose recording it is.
         """
         found: list[Recording] = []
-        for path in sorted(self.config.folder.glob(self.config.pattern)):
+        for path in sorted(self.config.root.glob(self.config.pattern)):
             match = re.search(self.config.names, path.name)
             if not match:
                 raise UserError(
@@ -81,7 +81,7 @@ class Recordings(Study):
                 found.append(LooseRecording(path, subject=subject, session=entities.get("session", ""), run=run))
         if not found:
             raise UserError(
-                f"{self.config.folder}: no recording matches {self.config.pattern!r} and the chosen subjects and runs"
+                f"{self.config.root}: no recording matches {self.config.pattern!r} and the chosen subjects and runs"
             )
         return sorted(found, key=lambda recording: (recording.subject, recording.session, recording.run))
 
