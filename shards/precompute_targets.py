@@ -1,35 +1,45 @@
 """Compute the fixed targets of a study's images once: CLIP embeddings, VAE moments, the base's words for a caption.
 
     accelerate launch shards/precompute_targets.py shards=data/shards/simulated base=weights/tiny clip=weights/tiny/clip
+    accelerate launch shards/precompute_targets.py shards=data/shards/X models.dinov2=facebook/dinov2-base \
+        targets=[dinov2.pooled,dinov2.8-mean]
 
 Run the same command again: targets that were made from the same images by the same model are kept, and a run that was
-stopped continues.
+stopped continues. Layers of one model are computed together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
 from ttd.experiments.targets import TargetsConfig
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from ttd.data.reader import ShardReader
+
+    Encode = Callable[[list[int]], dict[str, np.ndarray]]
 
 
 def check(config: TargetsConfig) -> Plan:
     from ttd.data.index import ShardIndex
     from ttd.diffusion.targets import find_missing
+    from ttd.diffusion.vision_targets import find_problem
 
     plan = Plan()
-    missing = {"clip": find_missing(config.clip), "base": find_missing(config.base, "vae")}
-    wanted = {"clip" if name == "clip" else "base" for name in config.targets}
-    plan.problems += [f"{field}: {problem}" for field, problem in missing.items() if problem and field in wanted]
+    for model, targets in config.by_model.items():
+        if model in config.models:
+            field, problem = f"models.{model}", find_problem(config.models[model], [layer_of(t) for t in targets])
+        else:
+            field = "clip" if model == "clip" else "base"
+            problem = find_missing(config.clip) if model == "clip" else find_missing(config.base, "vae")
+        plan.problems += [f"{field}: {problem}"] if problem else []
+    plan.problems = list(dict.fromkeys(plan.problems))
     try:
         n_images = ShardIndex.read(config.shards / "images").n_samples
         plan.notes.append(f"{n_images} images, targets: {', '.join(config.targets)}")
@@ -38,12 +48,54 @@ def check(config: TargetsConfig) -> Plan:
     return plan
 
 
-def _encode_images(encode: Callable[[list[bytes]], np.ndarray], images: ShardReader, rows: list[int]) -> np.ndarray:
-    return encode([images.image(i) for i in rows])
+def layer_of(target: str) -> str:
+    return target.partition(".")[2]
 
 
-def _encode_captions(encode: Callable[[list[str]], np.ndarray], captions: list[str], rows: list[int]) -> np.ndarray:
-    return encode([captions[i] for i in rows])
+def captions_of(config: TargetsConfig, images: ShardReader) -> list[str]:
+    """What the text encoders are told about each image."""
+    from ttd.diffusion.text_targets import caption_of, read_captions
+
+    known = read_captions(config.captions) if config.captions else {}
+    metas = [images.meta(i) for i in range(len(images))]
+    return [caption_of(meta["image_id"], meta.get("concept"), known) for meta in metas]
+
+
+def source_of(config: TargetsConfig, target: str, images: ShardReader) -> dict[str, Any]:
+    """What a target is made from: kept in its index, so that it is known again."""
+    from ttd.diffusion import vision_targets
+    from ttd.diffusion.targets import METHOD, identity
+
+    model = target.partition(".")[0]
+    parts = {"clip": (config.clip,), "vae": (config.base, "vae"), "text": (config.base, "text_encoder_2")}
+    source = {"target": target, "images": images.index.fingerprint, "method": METHOD}
+    if model in config.models:
+        return source | {"model": identity(config.models[model]), "method": vision_targets.METHOD}
+    source["model"] = identity(*parts[target])
+    if target == "vae":
+        source["image_size"] = config.image_size
+    if target == "text":
+        source["captions"] = fingerprint(captions_of(config, images))
+    return source
+
+
+def encoder(config: TargetsConfig, model: str, targets: list[str], images: ShardReader, device: torch.device) -> Encode:
+    """From rows of the images to every target that ``model`` gives."""
+    from ttd.diffusion.targets import ClipTargets, VaeTargets
+    from ttd.diffusion.text_targets import TextTargets
+    from ttd.diffusion.vision_targets import VisionTargets
+
+    if model == "text":
+        of_captions, captions = TextTargets(config.base, device=device), captions_of(config, images)
+        return lambda rows: {"text": of_captions([captions[i] for i in rows])}
+    if model == "vae":
+        of_images = VaeTargets(config.base, image_size=config.image_size, device=device)
+        return lambda rows: {"vae": of_images([images.image(i) for i in rows])}
+    if model == "clip":
+        embed = ClipTargets(config.clip, device=device)
+        return lambda rows: {"clip": embed([images.image(i) for i in rows])}
+    layers = VisionTargets(config.models[model], [layer_of(target) for target in targets], device=device)
+    return lambda rows: {f"{model}.{k}": v for k, v in layers([images.image(i) for i in rows]).items()}
 
 
 def main(config: TargetsConfig) -> None:
@@ -55,60 +107,52 @@ def main(config: TargetsConfig) -> None:
 
     from ttd.data.reader import ShardReader
     from ttd.data.targets import is_current, pack_targets
-    from ttd.diffusion.targets import METHOD, ClipTargets, VaeTargets, identity
-    from ttd.diffusion.text_targets import TextTargets, caption_of, read_captions
     from ttd.engine.items import Item, ItemsConfig, run_items
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     images = ShardReader.open(config.shards / "images")
     starts = range(0, len(images), config.batch_size)
     blocks = [Item(f"{i:08d}", range(i, min(i + config.batch_size, len(images)))) for i in starts]
-    for name in config.targets:
-        folder, aside = config.shards / "targets" / name, config.shards / "targets" / f".{name}.blocks"
-        parts = {"clip": (config.clip,), "vae": (config.base, "vae"), "text": (config.base, "text_encoder_2")}
-        model = identity(*parts[name])
-        source = {"target": name, "images": images.index.fingerprint, "model": model, "method": METHOD}
-        if name == "vae":
-            source["image_size"] = config.image_size
-        captions: list[str] = []
-        if name == "text":
-            known = read_captions(config.captions) if config.captions else {}
-            metas = [images.meta(i) for i in range(len(images))]
-            captions = [caption_of(meta["image_id"], meta.get("concept"), known) for meta in metas]
-            source["captions"] = fingerprint(captions)
-        if is_current(folder, source):
-            accelerator.print(f"{folder}: there already")
+    for model, targets in config.by_model.items():
+        sources = {target: source_of(config, target, images) for target in targets}
+        folders = {target: config.shards / "targets" / target for target in targets}
+        wanted = [target for target in targets if not is_current(folders[target], sources[target])]
+        for target in targets:
+            if target not in wanted:
+                accelerator.print(f"{folders[target]}: there already")
+        if not wanted:
             continue
+        encode, aside = (
+            encoder(config, model, wanted, images, accelerator.device),
+            folders[targets[0]].parent / f".{model}",
+        )
 
-        encode: Callable[[list[int]], np.ndarray]
-        if name == "text":
-            of_captions = TextTargets(config.base, device=accelerator.device)
-            encode = partial(_encode_captions, of_captions, captions)
-        elif name == "clip":
-            encode = partial(_encode_images, ClipTargets(config.clip, device=accelerator.device), images)
-        else:
-            of_images = VaeTargets(config.base, image_size=config.image_size, device=accelerator.device)
-            encode = partial(_encode_images, of_images, images)
-
-        def work(
-            items: list[Item], folders: list[Path], encode: Callable[[list[int]], np.ndarray] = encode
-        ) -> list[dict]:
-            for item, place in zip(items, folders, strict=True):
-                np.save(place / "targets.npy", encode(list(item.payload)), allow_pickle=False)
+        def work(items: list[Item], places: list[Path], encode: Encode = encode) -> list[dict]:
+            for item, place in zip(items, places, strict=True):
+                for target, values in encode(list(item.payload)).items():
+                    np.save(place / f"{target}.npy", values, allow_pickle=False)
             return [{} for _ in items]
 
-        inputs = [source, config.batch_size]
+        inputs = [[sources[target] for target in wanted], config.batch_size]
         done = run_items(
-            blocks, work, aside, inputs=inputs, config=ItemsConfig(batch_size=1), accelerator=accelerator, desc=name
+            blocks, work, aside, inputs=inputs, config=ItemsConfig(batch_size=1), accelerator=accelerator, desc=model
         )
         if done.failed:
-            raise FailedItemsError(f"{folder}: not written, blocks of images failed: {done.summary()}")
+            names = ", ".join(str(folders[target]) for target in wanted)
+            raise FailedItemsError(f"{names}: not written, blocks of images failed: {done.summary()}")
         if accelerator.is_main_process:
-            files = (aside / block.key / "targets.npy" for block in blocks)
-            pack_targets(folder, images, (np.load(file, allow_pickle=False) for file in files), source=source)
+            for target in wanted:
+                files = (aside / block.key / f"{target}.npy" for block in blocks)
+                pack_targets(
+                    folders[target],
+                    images,
+                    (np.load(file, allow_pickle=False) for file in files),
+                    source=sources[target],
+                )
             shutil.rmtree(aside)
         accelerator.wait_for_everyone()
-        accelerator.print(f"{folder}: {len(images)} targets")
+        for target in wanted:
+            accelerator.print(f"{folders[target]}: {len(images)} targets")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -30,13 +31,15 @@ from ttd.diffusion.attention import attention_problem, set_attention
 from ttd.diffusion.lora import load_lora
 from ttd.diffusion.sampler import sample
 from ttd.diffusion.sdxl import Base, find_missing, load_base
+from ttd.diffusion.targets import ClipTargets, identity
+from ttd.diffusion.targets import find_missing as find_missing_model
 from ttd.encoders import read_encoder_facts
 from ttd.engine.accelerator import make_accelerator
 from ttd.engine.items import Item, read_items, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import talk
 from ttd.experiments.generate import GenerateConfig
-from ttd.objectives.contrastive import load_aligned
+from ttd.objectives.contrastive import TargetSpace, load_aligned
 from ttd.seeding import key
 
 log = logging.getLogger("ttd.generate")
@@ -61,10 +64,14 @@ def check(config: GenerateConfig) -> Plan:
             plan.problems.append(f"subjects: {', '.join(unknown)} not in {', '.join(index.subjects)}")
         elif not plan.problems:
             items = choose_items(config, index)
-            updates = len(items) * config.sampler.steps * (1 if config.sampler.guidance == 1 else 2)
-            plan.notes.append(f"generation: {len(items)} pictures, {updates} evaluations of the UNet")
+            drawn = len(items) * config.candidates
+            updates = drawn * config.sampler.steps * (1 if config.sampler.guidance == 1 else 2)
+            plan.notes.append(f"generation: {drawn} pictures, {updates} evaluations of the UNet")
     except UserError as error:
         plan.problems.append(f"finetune or shards: {error}")
+    if config.candidates > 1:
+        missing = "needed to choose among candidates" if config.clip is None else find_missing_model(config.clip)
+        plan.problems += [f"clip: {missing}"] if missing else []
     return plan
 
 
@@ -79,17 +86,21 @@ def main(config: GenerateConfig) -> None:
     base = load_base(config.base, device=accelerator.device, with_vae=True)
     conditioner = load_finetuned(config.finetune / "export", base).to(accelerator.device)
     set_attention(base.unet, config.base.attention)
+    chooser = None
+    if config.candidates > 1:
+        assert config.clip is not None, "check() refuses candidates without a CLIP"
+        chooser = Chooser(config.clip, load_aligned(config.finetune / "export").space, device=accelerator.device)
 
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
-        images = draw(config, items, reader, conditioner, base)
+        images = draw(config, items, reader, conditioner, base, chooser)
         for folder, image in zip(folders, images, strict=True):
-            pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(folder / "picture.png")
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "picture.png")
         return [describe(config, item, reader.index) for item in items]
 
     items = choose_items(config, reader.index)
     inputs = {
         "weights": [hash_of(config.finetune / "export"), hash_of(Path(config.base.path)), config.base.revision],
+        "candidates": [config.candidates, None if config.clip is None else identity(config.clip)],
         "shards": reader.index.fingerprint,
         "sampler": config.sampler.model_dump(),
         "n_repetitions": config.n_repetitions,
@@ -155,16 +166,44 @@ def load_finetuned(export: Path, base: Base) -> EEGConditioner:
     return EEGConditioner(aligned.encoder, aligned.head, bridge, freeze=("encoder", "clip_head")).eval()
 
 
+class Chooser:
+    """Of several pictures drawn for one EEG, the one nearest what the EEG says, in the space that alignment compared in.
+
+    Args:
+        clip: folder or repository of the CLIP of the alignment's targets.
+        space: the alignment's space of targets.
+    """
+
+    def __init__(self, clip: str, space: TargetSpace, *, device: torch.device):
+        self.clip, self.space = ClipTargets(clip, device=device), space.to(device)
+
+    def __call__(self, candidates: Tensor, predicted: Tensor) -> Tensor:
+        """Choose among K candidates, uint8 [K, B, 3, H, W], by the predicted embeddings [B, F]; returns [B, 3, H, W]."""
+        seen = torch.stack([self.space(self.clip.embed(list(images))) for images in candidates])  # [K, B, F]
+        nearest = (seen * F.normalize(predicted.float(), dim=-1)).sum(-1).argmax(0)  # [B]
+        return candidates[nearest.to(candidates.device), torch.arange(len(nearest))]
+
+
 def draw(
-    config: GenerateConfig, items: list[Item], reader: ShardReader, conditioner: EEGConditioner, base: Base
+    config: GenerateConfig,
+    items: list[Item],
+    reader: ShardReader,
+    conditioner: EEGConditioner,
+    base: Base,
+    chooser: Chooser | None,
 ) -> Tensor:
-    """Pictures [B, 3, H, W] in [0, 1] of B items."""
+    """Pictures, uint8 [B, 3, H, W], of B items."""
     rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
     data = DataConfig(shards=config.shards, part=config.part)
     (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
     with torch.no_grad():
         condition = conditioner(epochs["eeg"].to(base.unet.device))
-    return sample(base, condition.context, condition.pooled, seeds=seeds, config=config.sampler)
+    candidates = []
+    for number in range(config.candidates):  # the first is what is drawn without a choice
+        own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
+        images = sample(base, condition.context, condition.pooled, seeds=own, config=config.sampler)
+        candidates.append((images * 255).round().byte())
+    return candidates[0] if chooser is None else chooser(torch.stack(candidates), condition.clip)
 
 
 def hash_of(folder: Path) -> str:
@@ -187,6 +226,7 @@ def describe(config: GenerateConfig, item: Item, index: ShardIndex) -> dict[str,
         "path": f"items/{item.key}/picture.png",
         "seed": item.payload["seed"],
         "n_repetitions": min(repetitions, config.n_repetitions or repetitions),
+        "candidates": config.candidates,
         "control": item.payload["control"],
         "eeg_of": str(index.column("image_id")[eeg_row]),
         "study": index.facts.study,

@@ -39,7 +39,13 @@ def config(tmp_path) -> LiftConfig:
         for name, content in (("shown", image), ("made", 255 - image)):
             Image.fromarray(content).save(tmp_path / "generate" / f"{name}-{i}.png")
         line = {"subject": "01", "image_id": f"test-{i}", "image_sha256": "", "path": f"made-{i}.png", "seed": 0}
-        line |= {"key": f"01-{i}", "n_repetitions": 20, "control": None, "shown_path": f"shown-{i}.png"}
+        line |= {
+            "key": f"01-{i}",
+            "n_repetitions": 20,
+            "candidates": 1,
+            "control": None,
+            "shown_path": f"shown-{i}.png",
+        }
         lines += [line, {**line, "key": f"01-{i}-shuffled", "control": "shuffled"}]
     (tmp_path / "generate" / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "study" / "stimuli").mkdir(parents=True)

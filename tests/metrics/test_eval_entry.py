@@ -97,7 +97,7 @@ def write_generation(folder: Path, study: Path) -> None:
                 lines.append({
                     "key": key, "subject": subject, "image_id": f"test-{i}",
                     "image_sha256": hashlib.sha256(shown.read_bytes()).hexdigest(), "concept": None,
-                    "path": f"images/{key}.png", "seed": i, "n_repetitions": 6, "control": control,
+                    "path": f"images/{key}.png", "seed": i, "n_repetitions": 6, "candidates": 1, "control": control,
                     "shown_path": str(shown),
                 })  # fmt: skip
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

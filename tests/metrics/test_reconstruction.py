@@ -32,7 +32,7 @@ def write_run(folder: Path, quality: float, *, subjects=("01", "02")) -> None:
                 (folder / f"images/{key}.png").write_bytes((folder / f"shown-{source}.png").read_bytes())
                 lines.append({
                     "key": key, "subject": subject, "image_id": f"test-{i:04d}", "image_sha256": shas[i], "concept": "x",
-                    "path": f"images/{key}.png", "seed": 0, "n_repetitions": 20, "control": control,
+                    "path": f"images/{key}.png", "seed": 0, "n_repetitions": 20, "candidates": 1, "control": control,
                     "shown_path": f"shown-{i}.png",
                 })  # fmt: skip
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -78,6 +78,7 @@ def test_perfect_pictures_are_perfect_in_every_metric_and_both_controls_are_not(
     assert rows["ssim"].labels == {
         "channels": 63,
         "repetitions": 20,
+        "candidates": 1,
         "seeds": [0],
         "size": 16,
         "subjects": ["01", "02"],

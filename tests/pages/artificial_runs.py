@@ -82,7 +82,8 @@ def write_generation(folder: Path) -> None:
                 sha = hashlib.sha256(f"test {i}".encode()).hexdigest()
                 lines.append({
                     "key": key, "subject": subject, "image_id": f"test-{i:04d}", "image_sha256": sha, "concept": "x",
-                    "path": f"images/{key}.png", "seed": 7, "n_repetitions": 6, "control": control,
+                    "path": f"images/{key}.png", "seed": 7, "n_repetitions": 6, "candidates": 1,
+                    "control": control,
                     "shown_path": f"shown/{i}.png",
                 })  # fmt: skip
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -10,18 +10,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import ttd.finetune
 import ttd.generate
 from ttd.bridge.heads import ClipHead
 from ttd.config import load_config, run
+from ttd.data.reader import ShardReader
 from ttd.data.splits import SplitManifest, read_ledger
+from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.writer import ShardWriter
 from ttd.diffusion.lora import LoRAConfig, add_lora
+from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD
 from ttd.encoders import EncoderConfig, build_encoder
 from ttd.experiments.finetune import FinetuneConfig, FromScratch
 from ttd.experiments.generate import GenerateConfig
-from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, save_aligned
+from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
 
 CHANNELS, SFREQ, N_TIMES = ["Fz", "Cz", "Pz"], 128.0, 64
 PARTS = {"train": range(8), "validation": range(8, 12), "test": range(12, 16)}
@@ -174,6 +178,42 @@ def test_without_adapters_the_export_has_none_and_generation_works(place):
     assert finetune(place, "run", "lora.rank=0", "train.max_steps=1") == 0
     assert not (place / "run" / "export" / "unet_lora").exists()
     assert generate(place, "controls=[]", "subjects=['01']") == 0
+
+
+def test_of_several_candidates_the_one_nearest_the_eegs_embedding_is_kept(place, capsys):
+    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32,
+              "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+    torch.manual_seed(1)
+    clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, projection_dim=6)).eval()
+    clip.save_pretrained(place / "clip")
+    assert finetune(place, "run", "train.max_steps=1") == 0
+    assert generate(place, "candidates=4") == 2
+    assert "clip: needed to choose among candidates" in capsys.readouterr().err
+
+    assert generate(place, f"output_dir={place / 'one'}") == 0
+    assert generate(place, "candidates=4", f"clip={place / 'clip'}") == 0
+    aligned = load_aligned(place / "run" / "export")
+    reader = ShardReader.open(place / "shards" / "test", open_test=True)
+    names = reader.index.column("image_id").tolist()
+    (epochs,) = evaluation_batches(reader, DataConfig(shards=place / "shards", part="test"), 100)
+    with torch.no_grad():
+        heard = aligned(epochs["eeg"])
+
+    def similarity(folder: Path, item: dict) -> float:
+        """Cosine of a picture, seen by transformers itself, and of what the EEG behind it says."""
+        (row,) = (i for i, name in enumerate(names)
+                  if name == item["eeg_of"] and reader.index.column("subject")[i] == item["subject"])  # fmt: skip
+        x = torch.from_numpy(np.array(Image.open(folder / item["path"]))).permute(2, 0, 1)[None] / 255
+        x = (x - torch.tensor(OPENAI_MEAN).view(3, 1, 1)) / torch.tensor(OPENAI_STD).view(3, 1, 1)
+        with torch.no_grad():
+            return float((aligned.space(clip(x).image_embeds) * heard[row]).sum())
+
+    lines = (place / "pictures" / "manifest.jsonl").read_text().splitlines()
+    items = [json.loads(line) for line in lines]
+    assert {item["candidates"] for item in items} == {4}
+    gains = [similarity(place / "pictures", item) - similarity(place / "one", item) for item in items]
+    assert min(gains) >= -1e-5  # the only picture of the other run is one of the four
+    assert max(gains) > 1e-3
 
 
 def test_what_does_not_fit_is_said_before_anything_starts(place, capsys):

@@ -151,3 +151,43 @@ def test_json_of_the_index_states_what_the_targets_were_made_from(tmp_path, mode
     assert run_script(tmp_path, models, "targets=[clip]") == 0
     facts = json.loads((tmp_path / "targets" / "clip" / "index.json").read_text())
     assert facts["source"]["images"] == ShardIndex.read(tmp_path / "images").fingerprint
+
+
+def test_layers_of_a_vision_model_become_targets_that_verify_reads(tmp_path, models, capsys):
+    from ttd.data.verify import verify
+    from ttd.diffusion.vision_targets import VisionTargets
+
+    files = [encoded(0), encoded(1), encoded(2)]
+    write_images(tmp_path, files)
+    names = ["mine.pooled", "mine.1-mean", "mine.1-tokens"]
+    ask = (f"models.mine={models / 'clip'}", f"targets=[clip, {', '.join(names)}]")
+    assert run_script(tmp_path, models, *ask) == 0
+    tables = {name: TargetTable.read(tmp_path / "targets" / name) for name in ["clip", *names]}
+    assert [table.shape for table in tables.values()] == [(12,), (12,), (16,), (17, 16)]
+    said = VisionTargets(str(models / "clip"), ["pooled", "1-mean", "1-tokens"])(files)
+    shas = [hashlib.sha256(file).hexdigest() for file in files]
+    for name in names:
+        np.testing.assert_allclose(tables[name].array(shas), said[name.partition(".")[2]], atol=2e-3)
+    np.testing.assert_array_equal(tables["clip"].array(shas), tables["mine.pooled"].array(shas))
+    assert verify(tmp_path).findings == []
+
+    capsys.readouterr()
+    assert run_script(tmp_path, models, *ask[:1], f"targets=[{', '.join(names)}, mine.0]") == 0
+    assert capsys.readouterr().out.count("there already") == 3
+    assert TargetTable.read(tmp_path / "targets" / "mine.0").shape == (16,)
+
+    shard = next((tmp_path / "targets" / "mine.0").glob("*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1
+    shard.write_bytes(content)
+    assert [finding.folder.name for finding in verify(tmp_path).findings] == ["mine.0"]
+
+
+def test_unknown_targets_layers_and_models_are_named_before_anything_starts(tmp_path, models, capsys):
+    write_images(tmp_path, [encoded(0)])
+    assert run_script(tmp_path, models, "targets=[clip, other.3]") == 2
+    assert "'other.3' is none of clip, vae, text, nor <model>.<layer>" in capsys.readouterr().err
+    assert run_script(tmp_path, models, f"models.m={models / 'clip'}", "targets=[m.7]") == 2
+    assert "models.m: layer '7': the model has 1 blocks, so 0 to 1" in capsys.readouterr().err
+    assert run_script(tmp_path, models, f"models.clip={models / 'clip'}") == 2
+    assert "'clip' must be letters" in capsys.readouterr().err

@@ -11,6 +11,7 @@ latents.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -81,21 +82,13 @@ class ClipTargets:
 
     def __init__(self, path: str, *, device: torch.device | str = "cpu"):
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-        from transformers.utils import logging
 
-        folder = _folder(path)
+        folder = model_folder(path)
         config = CLIPVisionConfig.from_pretrained(folder)
-        stated = json.loads((folder / "config.json").read_text())
-        if stated.get("model_type") == "clip":  # a model with both towers states the width they share outside of either
-            config.projection_dim = stated.get("projection_dim", config.projection_dim)
-        level = logging.get_verbosity()
-        logging.set_verbosity_error()  # a full CLIP checkpoint holds text weights, reported one by one
-        logging.disable_progress_bar()
-        model = CLIPVisionModelWithProjection.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True
+        self.model, self.device = (
+            load_whole(CLIPVisionModelWithProjection, folder, config).to(device),
+            torch.device(device),
         )
-        logging.set_verbosity(level)
-        self.model, self.device = model.requires_grad_(False).eval().to(device), torch.device(device)
         self.size = int(config.image_size)
         self.mean, self.std = _normalisation(folder, self.device)
 
@@ -106,8 +99,37 @@ class ClipTargets:
         Raises:
             ValueError: a file cannot be decoded.
         """
-        x = torch.stack([resize_and_crop(decode_image(file), self.size) for file in files]).to(self.device)
-        return self.model(pixel_values=(x - self.mean) / self.std).image_embeds.half().cpu().numpy()
+        return self.embed([decode_image(file) for file in files]).half().cpu().numpy()
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Tensor]) -> Tensor:
+        """Embed B decoded pictures, uint8 [3, H, W] of any size; returns float32 [B, D]."""
+        x = torch.stack([resize_and_crop(image, self.size) for image in images]).to(self.device)
+        return self.model(pixel_values=(x - self.mean) / self.std).image_embeds
+
+
+def load_whole(model_class: Any, folder: Path, config: Any) -> torch.nn.Module:
+    """One tower of a folder that may hold both, frozen, in float32.
+
+    Raises:
+        UserError: the folder lacks some of its weights.
+    """
+    from transformers.utils import logging
+
+    stated = json.loads((folder / "config.json").read_text())
+    if stated.get("model_type") == "clip":  # a model with both towers states the width they share outside of either
+        config.projection_dim = stated.get("projection_dim", config.projection_dim)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # a checkpoint of both towers holds text weights, reported one by one
+    logging.disable_progress_bar()
+    model, report = model_class.from_pretrained(
+        folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    logging.set_verbosity(level)
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise UserError(f"{folder}: lacks {len(absent)} weights of a {model_class.__name__}, first {absent[0]}")
+    return model.requires_grad_(False).eval()
 
 
 class VaeTargets:
@@ -116,7 +138,7 @@ class VaeTargets:
     def __init__(self, path: str, *, image_size: int, device: torch.device | str = "cpu"):
         from diffusers import AutoencoderKL
 
-        folder = _folder(path, "vae")
+        folder = model_folder(path, "vae")
         model = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
         self.model, self.device = model.requires_grad_(False).eval().to(device), torch.device(device)
         self.size = image_size
@@ -149,7 +171,7 @@ def identity(path: str, part: str = "") -> str:
         UserError: the model is not here.
     """
     hashes = xxhash.xxh3_128()
-    for file in sorted(_folder(path, part).iterdir()):
+    for file in sorted(model_folder(path, part).iterdir()):
         if file.suffix in (".json", ".safetensors"):
             hashes.update(file.name.encode())
             with file.open("rb") as stream:
@@ -158,7 +180,12 @@ def identity(path: str, part: str = "") -> str:
     return hashes.hexdigest()
 
 
-def _folder(path: str, part: str = "") -> Path:
+def model_folder(path: str, part: str = "") -> Path:
+    """Where a model lies here.
+
+    Raises:
+        UserError: it does not.
+    """
     missing = find_missing(path, part)
     folder = find_folder(BaseConfig(path=path))
     if missing or folder is None:

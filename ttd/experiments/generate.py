@@ -28,6 +28,11 @@ class GenerateConfig(Config):
     base: BaseConfig = BaseConfig()
     """The base the adapters were trained on."""
     sampler: SamplerConfig = SamplerConfig()
+    candidates: int = Field(default=1, ge=1)
+    """Pictures drawn per item, each from a first noise of its own. Of several, the one is kept whose CLIP embedding lies nearest
+    the one that the EEG predicts, as MindEye does (Scotti et al., 2023, arXiv:2305.18274); the control likewise."""
+    clip: str | None = None
+    """Folder or repository of the CLIP that alignment compared with; needed for more than one candidate."""
     subjects: list[str] | None = None
     """Whose EEG; everybody's when not given."""
     n_items: int | None = Field(default=None, ge=2)

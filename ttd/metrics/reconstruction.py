@@ -29,7 +29,9 @@ from ttd.metrics.retrieval import chance, cosine_similarity, top_k_in_random_gal
 from ttd.metrics.rows import Score, rows_of
 from ttd.metrics.table import Row
 
-FIELDS = ("key", "subject", "image_id", "image_sha256", "path", "seed", "n_repetitions", "control", "shown_path")
+FIELDS = (
+    "key", "subject", "image_id", "image_sha256", "path", "seed", "n_repetitions", "candidates", "control", "shown_path",
+)  # fmt: skip
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
@@ -184,6 +186,7 @@ def reconstruction_rows(
     common = {
         **labels,
         "repetitions": repetitions[0] if len(repetitions) == 1 else repetitions[-1],
+        "candidates": max(int(item["candidates"]) for item in items),
         "seeds": sorted({int(item["seed"]) for item in items})
         if len({item["seed"] for item in items}) < 9
         else "per item",
