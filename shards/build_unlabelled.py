@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import collections
 import re
+from collections.abc import Iterator
+
+import numpy as np
 
 from ttd.config import Plan, UserError, run
 from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb
 from ttd.data.splits import SplitManifest, Use, recording_name
-from ttd.eeg import epochs
+from ttd.eeg import epochs, stored
+from ttd.eeg.channels import ChannelReport, as_json, interpolated
 from ttd.eeg.montage import cap_name
-from ttd.eeg.preprocessing import preprocess
-from ttd.eeg.studies import Recording, open_study
+from ttd.eeg.preprocessing import input_problems, preprocess
+from ttd.eeg.studies import EpochedRecording, Recording, open_study
 from ttd.experiments.shards import BuildUnlabelledConfig
+from ttd.pages import quality
 
 
 def built(config: BuildUnlabelledConfig) -> bool:
     """Whether these shards stand there already; without the study's folder the configuration alone decides."""
     recordings = open_study(config.study).recordings() if config.study.root.is_dir() else None
-    return find_built(config.output_dir, config, recordings and chosen(config, recordings)) is not None
+    inputs = recordings and chosen(config, recordings)
+    return find_built(config.output_dir, config, inputs, kind="window") is not None
 
 
 def check(config: BuildUnlabelledConfig) -> Plan:
@@ -32,8 +38,10 @@ def check(config: BuildUnlabelledConfig) -> Plan:
     if built(config):
         plan.notes.append(f"{config.output_dir}: already built with these settings, nothing to do")
         return plan
-    everything = open_study(config.study).recordings()
+    study = open_study(config.study)
+    everything = study.recordings()
     recordings = chosen(config, everything)
+    plan.notes += [f"sub-{subject}: left out, as the study says: {why}" for subject, why in study.excluded().items()]
     known, named = {r.run for r in everything}, {run for runs in config.runs.values() for run in runs} - {"*"}
     if named - known:
         plan.problems.append(
@@ -44,6 +52,7 @@ def check(config: BuildUnlabelledConfig) -> Plan:
             recording.check()
         except UserError as error:
             plan.problems.append(str(error))
+    plan.problems += [] if plan.problems else input_problems(recordings, config.preprocessing)
     if plan.problems:
         return plan
     stored = sum(path.stat().st_size for r in recordings for path in r.signal_files)
@@ -69,8 +78,9 @@ def chosen(config: BuildUnlabelledConfig, recordings: list[Recording]) -> list[R
 
 
 def main(config: BuildUnlabelledConfig) -> None:
-    """Recording by recording: clean, cut into windows; then write the manifest and the indexes."""
+    """Recording by recording: clean, cut into windows; then write the manifest, the indexes and the quality page."""
     if built(config):
+        quality.write(config.output_dir)
         return
     from ttd.engine.tracking import progress, talk  # imports torch, which finished shards do not need
 
@@ -82,6 +92,7 @@ def main(config: BuildUnlabelledConfig) -> None:
     uses: list[Use] = []
     names: dict[str, list[str]] = collections.defaultdict(list)
     hashes: dict[str, str] = {}
+    channels: dict[str, ChannelReport] = {}
     with StudyWriter(config.output_dir, study, kind="window", samples_per_shard=config.samples_per_shard) as writer:
         for recording in progress(recordings, desc="recordings"):
             part = part_of(config, recording)
@@ -89,28 +100,53 @@ def main(config: BuildUnlabelledConfig) -> None:
             name = recording_name(recording.subject, recording.session, recording.run)
             names[part].append(name)
             hashes[name] = recording.content_hash()
-            stride = config.windows.stride.get(part, n_times)  # type: ignore[call-overload]
             limit = config.windows.max_windows and -(-config.windows.max_windows // per_part[part])
-            raw, ranges = recording.raw(), stretch(config, recording)
-            if limit:  # read and filter no more than will be used
-                seconds = (ranges[0][0] if ranges else 0.0) + (n_times + (limit - 1) * stride) / sfreq + 1.0
-                raw.crop(0.0, min(seconds, raw.times[-1]))
-            raw = preprocess(raw, config.preprocessing, name=recording.path)
-            cap = cap_name(raw.ch_names)
-            for i, (onset_s, eeg) in enumerate(epochs.windows(raw, n_times, stride, ranges)):
+            for i, (onset_s, eeg, ch_names) in enumerate(windows(config, recording, limit, channels)):
                 if limit and i == limit:
                     break
-                meta = {"subject": recording.subject, "cap": cap, "onsets": [onset_s]}
+                meta = {"subject": recording.subject, "cap": cap_name(ch_names), "onsets": [onset_s]}
                 meta |= {"sessions": [recording.session], "runs": [recording.run]}
                 key = re.sub(r"[^A-Za-z0-9_=+-]", "-", f"{recording.name}_window-{i:05d}")
-                writer.write(part, key, eeg[None], raw.ch_names, meta)
+                writer.write(part, key, eeg[None], ch_names, meta)
                 uses.append(Use(part, hashes[name], onset_s, onset_s + n_times / sfreq))
         manifest = SplitManifest(study=study.title, by="run", assignments=dict(names), recordings=hashes).counted(uses)
         manifest.write(writer.aside)
-        facts = {"sfreq": sfreq, "tmin": 0.0, "n_times": n_times, "preprocessing": config.preprocessing.model_dump()}
-        writer.finish(config, recordings, {}, **facts, split_fingerprint=manifest.fingerprint)
+        cleaning = {**config.preprocessing.model_dump(), "interpolated": interpolated(channels)}
+        facts = {"sfreq": sfreq, "tmin": 0.0, "n_times": n_times, "preprocessing": cleaning}
+        report = {"channels": as_json(channels)}
+        writer.finish(config, recordings, report, **facts, split_fingerprint=manifest.fingerprint)
         counts = writer.counts
     print(f"{config.output_dir}: windows {', '.join(f'{n} {part}' for part, n in counts.items())}")
+    print(f"quality: {quality.write(config.output_dir)}")
+
+
+def windows(
+    config: BuildUnlabelledConfig, recording: Recording, limit: int | None, channels: dict[str, ChannelReport]
+) -> Iterator[tuple[float, np.ndarray, list[str]]]:
+    """(onset in seconds, window [C, T], its electrodes) of one recording; ``limit`` says how many will be used.
+
+    Raises:
+        UserError: the recording is damaged, or holds windows of another length.
+    """
+    n_times, part, cleaning = config.windows.n_times, part_of(config, recording), config.preprocessing
+    stride = config.windows.stride.get(part, n_times)  # type: ignore[call-overload]
+    ranges = stretch(config, recording)
+    if isinstance(recording, EpochedRecording):
+        if stride != n_times:
+            raise UserError(f"windows.stride: {recording.path} holds windows, not a recording; leave {part} out of it")
+        channels[recording.name] = ChannelReport()
+        ch_names = stored.ch_names(recording, cleaning)
+        for onset_s, eeg in stored.windows(recording, cleaning, n_times):
+            yield onset_s, eeg, ch_names
+        return
+    raw = recording.raw()
+    if limit:  # read and filter no more than will be used
+        seconds = (ranges[0][0] if ranges else 0.0) + (n_times + (limit - 1) * stride) / cleaning.sfreq + 1.0
+        raw.crop(0.0, min(seconds, raw.times[-1]))
+    clean = preprocess(raw, cleaning, name=recording.path)
+    channels[recording.name] = clean.channels
+    for onset_s, eeg in epochs.windows(clean, n_times, stride, ranges):
+        yield onset_s, eeg, clean.ch_names
 
 
 def stretch(config: BuildUnlabelledConfig, recording: Recording) -> list[tuple[float, float]] | None:

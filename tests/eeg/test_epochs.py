@@ -1,15 +1,17 @@
-import mne
+import collections
+
 import numpy as np
 import pytest
 
 from ttd.config import UserError
-from ttd.eeg.epochs import EpochsConfig, cut, offsets, windows
+from ttd.eeg.epochs import EpochsConfig, cut, each, offsets, windows
+from ttd.eeg.preprocessing import Clean
 
 
-def ramp(n_times: int = 1000, sfreq: float = 250.0) -> mne.io.BaseRaw:
+def ramp(n_times: int = 1000, sfreq: float = 250.0, bad: tuple = ()) -> Clean:
     """Channel 0 counts its samples in µV, channel 1 is 5 µV above it."""
-    data = np.stack([np.arange(n_times), np.arange(n_times) + 5.0]) * 1e-6
-    return mne.io.RawArray(data, mne.create_info(["Cz", "Pz"], sfreq, "eeg"), verbose="ERROR")
+    data = np.stack([np.arange(n_times), np.arange(n_times) + 5.0]).astype(np.float32)
+    return Clean(data, ["Cz", "Pz"], sfreq, list(bad))
 
 
 def plain(**more) -> EpochsConfig:
@@ -48,14 +50,25 @@ def test_the_baseline_is_subtracted_over_its_stretch_with_both_ends():
 
 
 def test_what_is_left_out_is_counted_by_its_reason():
-    raw = ramp()
-    raw.set_annotations(mne.Annotations([2.0], [0.004], ["BAD_gap"]))  # between samples 500 and 501
+    clean = ramp(bad=[(2.0, 2.004, "BAD_gap")])  # between samples 500 and 501
     onsets = [0.05, 1.0, 1.7, 2.1, 2.104, 3.0, 3.9]
-    found = cut(raw, onsets, plain(reject_uv=800), sfreq=250)
+    found = cut(clean, onsets, plain(reject_uv=800), sfreq=250)
     # 0.05 begins before the recording, 3.9 ends after it; 1.7 and 2.1 span the gap, 2.104 begins right after it;
     # 3.0 reaches sample 900 µV.
     assert found.kept == [1, 4]
     assert found.dropped == {"outside the recording": 2, "BAD_gap": 2, "above 800 µV": 1}
+
+
+def test_epochs_one_by_one_are_those_of_all_at_once_and_never_change_the_recording():
+    clean, dropped = ramp(), collections.Counter()
+    before = clean.data.copy()
+    onsets = [0.05, 1.0, 1.5, 3.9]
+    found = list(each(clean, onsets, plain(baseline=(None, 0.0)), sfreq=250, dropped=dropped))
+    together = cut(clean, onsets, plain(baseline=(None, 0.0)), sfreq=250)
+    assert [i for i, _ in found] == together.kept == [1, 2]
+    np.testing.assert_array_equal([eeg for _, eeg in found], together.data)
+    assert dropped == {"outside the recording": 2}
+    np.testing.assert_array_equal(clean.data, before)
 
 
 def test_onsets_in_samples_instead_of_seconds_are_refused():
@@ -73,8 +86,7 @@ def test_windows_are_contiguous_and_half_overlapping_ones_share_half():
 
 
 def test_windows_stay_inside_their_range_and_off_bad_stretches():
-    raw = ramp()
-    raw.set_annotations(mne.Annotations([2.1], [0.1], ["bad movement"]))
-    found = list(windows(raw, 100, 100, ranges_s=[(1.0, 3.0)]))
+    clean = ramp(bad=[(2.1, 2.2, "bad movement")])
+    found = list(windows(clean, 100, 100, ranges_s=[(1.0, 3.0)]))
     # Windows of 0.4 s from 1.0 s on; the one from 1.8 s touches the bad stretch, the one from 2.2 s begins at its end.
     assert [onset for onset, _ in found] == pytest.approx([1.0, 1.4, 2.2, 2.6])

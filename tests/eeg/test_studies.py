@@ -121,7 +121,7 @@ def test_an_edf_whose_line_feeds_were_rewritten_is_refused_even_at_the_right_siz
 
 def test_an_eye_tracker_file_with_the_same_suffix_is_refused(tmp_path):
     (tmp_path / "S001R01.edf").write_bytes(b"SR_RESEARCH_COMBFILE" + bytes(1000))
-    with pytest.raises(UserError, match=r"not an EDF recording \(begins with b'SR_RESEARCH_'\)"):
+    with pytest.raises(UserError, match=r"S001R01\.edf: this is an EyeLink eye tracker's file"):
         open_study(RecordingsConfig(root=tmp_path, title="X")).recordings()[0].check()
 
 
@@ -160,11 +160,13 @@ def test_muse_events_are_indexed_by_sample_and_paired_by_class_in_turn(tmp_path)
 
 def test_muse_epochs_that_span_a_gap_are_left_out_and_counted(tmp_path):
     from ttd.eeg.epochs import EpochsConfig, cut
+    from ttd.eeg.preprocessing import PreprocessingConfig, preprocess
 
     write_muse(tmp_path, gap_at=800)
     recording = open_study(MuseP300Config(root=tmp_path)).recordings()[0]
     onsets = [event.onset_s for event in recording.events()]
-    found = cut(recording.raw(), onsets, EpochsConfig(tmin=-0.1, tmax=0.8), sfreq=256)
+    clean = preprocess(recording.raw(), PreprocessingConfig(sfreq=256))
+    found = cut(clean, onsets, EpochsConfig(tmin=-0.1, tmax=0.8), sfreq=256)
     assert found.kept == [0, 2, 3]  # 700 + 0.8 s reaches sample 904
     assert found.dropped == {"BAD_gap": 1}
 

@@ -128,6 +128,17 @@ def test_another_study_of_the_same_size_in_the_same_folder_is_noticed(built):
     signal.write_bytes(good)
 
 
+def test_another_table_of_events_in_the_same_study_is_noticed(built):
+    table = next(built.study.root.rglob("*run-01_events.tsv"))
+    good = table.read_text()
+    first = good.splitlines()[1]
+    table.write_text(good.replace(first, first.replace("train", "validation"), 1))
+    assert table.read_text() != good
+    with pytest.raises(UserError, match="other settings: the study's recordings or events"):
+        build.check(built)
+    table.write_text(good)
+
+
 def test_finished_shards_do_not_need_their_study(built):
     elsewhere = built.study.root.with_name("elsewhere")
     built.study.root.rename(elsewhere)

@@ -9,10 +9,10 @@ Shapes: R repetitions, C channels, T time points.
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,16 @@ channels at 250 Hz."""
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image.png", b"\xff\xd8\xff": "image.jpg"}
 
 
-def identity(config: Config, recordings: Iterable[Recording] | None) -> dict[str, Any]:
-    """What two builds with equal shards share: the configuration but for places, and the content of the input files."""
+def identity(config: Config, recordings: Sequence[Recording] | None, *, kind: Kind) -> dict[str, Any]:
+    """What two builds with equal shards share: the configuration but for places, the content of the signal files and,
+    where samples are paired with pictures, what the events say."""
     inputs = None if recordings is None else {r.name: [_glimpse(file) for file in r.signal_files] for r in recordings}
+    if inputs and recordings and kind == "paired":
+        for recording in recordings:
+            told = [(e.onset_s, e.image_id, e.concept, e.label, e.part) for e in recording.events()]
+            inputs[recording.name].append(fingerprint(told))
     return {
-        "config": config.model_dump(mode="json", exclude={"output_dir": True, "study": {"root"}}),
+        "config": config.model_dump(mode="json", exclude={"output_dir": True, "study": {"root", "images"}}),
         "inputs": inputs,
     }
 
@@ -52,7 +57,9 @@ def _glimpse(path: Path) -> str:
     return f"{size}-{digest.hexdigest()}"
 
 
-def find_built(root: Path, config: Config, recordings: Iterable[Recording] | None) -> dict[str, Any] | None:
+def find_built(
+    root: Path, config: Config, recordings: Sequence[Recording] | None, *, kind: Kind
+) -> dict[str, Any] | None:
     """The ``build.json`` of a finished build with this identity, or None where nothing is.
 
     Without recordings (the study's folder is gone) the configuration alone decides.
@@ -69,13 +76,13 @@ def find_built(root: Path, config: Config, recordings: Iterable[Recording] | Non
             )
         return None
     built = json.loads(path.read_text())
-    now = identity(config, recordings)
+    now = identity(config, recordings, kind=kind)
     if now["inputs"] is None:
         now["inputs"] = built["inputs"]
     old, new = _flat(built["config"]), _flat(now["config"])
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if built["inputs"] != now["inputs"]:
-        keys.append("the study's recordings")
+        keys.append("the study's recordings or events")
     if keys:
         raise UserError(
             f"output_dir={root}: holds shards built with other settings: {', '.join(keys)}; "
@@ -131,7 +138,7 @@ class StudyWriter:
         self._writers: dict[str, ShardWriter] = {}
         self._caps: dict[str, dict[str, list[str]]] = {}
         self._statistics: dict[str, ChannelStatistics] = {}
-        self._images: dict[str, dict[str, Any]] = {}
+        self._images: dict[str, tuple[Path, str, dict[str, Any]]] = {}
 
     def __enter__(self) -> StudyWriter:
         return self
@@ -158,28 +165,30 @@ class StudyWriter:
         if part == "train":
             self._statistics.setdefault(cap, ChannelStatistics(len(ch_names))).add(eeg)
 
-    def add_image(self, sha256: str, content: bytes, meta: dict[str, Any]) -> None:
-        """Remember an encoded picture; equal files are kept once.
+    def add_image(self, sha256: str, path: Path, meta: dict[str, Any]) -> None:
+        """Remember the file of an encoded picture; equal files are kept once.
 
         Raises:
             UserError: it is no PNG or JPEG, or cannot be decoded.
         """
         if sha256 in self._images:
             return
-        member = next((name for start, name in SIGNATURES.items() if content.startswith(start)), None)
         try:
+            with path.open("rb") as file:
+                start = file.read(8)
+            member = next((name for magic, name in SIGNATURES.items() if start.startswith(magic)), None)
             if member is None:
                 raise ValueError("neither PNG nor JPEG")
-            with Image.open(io.BytesIO(content)) as picture:
+            with Image.open(path) as picture:
                 picture.load()
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"picture {meta['image_id']!r} of {self.study.location}: cannot be used: {error}"
             ) from error
         full = {"sha256": sha256, "study": self.study.title, "licence": self.study.licence, **meta}
-        self._images[sha256] = {member: content, "meta.json": full}
+        self._images[sha256] = (path, member, full)
 
-    def finish(self, config: Config, recordings: Iterable[Recording], report: dict[str, Any], **facts: Any) -> None:
+    def finish(self, config: Config, recordings: Sequence[Recording], report: dict[str, Any], **facts: Any) -> None:
         """Write all indexes with the training part's statistics, ``build.json`` last, and rename the whole folder.
 
         ``report`` goes into ``build.json``; ``facts`` are those of ``schema.Facts`` that all parts share.
@@ -189,7 +198,7 @@ class StudyWriter:
         """
         if "train" not in self._writers:
             raise UserError(f"{self.study.location}: not one sample for the training part; all were left out: {report}")
-        who = identity(config, recordings)
+        who = identity(config, recordings, kind=self.kind)
         for part, writer in self._writers.items():
             unknown = sorted(set(self._caps[part]) - set(self._statistics))
             if unknown:
@@ -200,8 +209,11 @@ class StudyWriter:
             writer.finish({**shared, "part": part, "caps": self._caps[part], "statistics": statistics})
         if self._images:
             with ShardWriter(self.aside / "images", kind="image", samples_per_shard=self._per_shard) as images:
-                for sha256, members in sorted(self._images.items()):
-                    images.write(sha256, members)
+                for sha256, (path, member, meta) in sorted(self._images.items()):
+                    content = path.read_bytes()
+                    if hashlib.sha256(content).hexdigest() != sha256:
+                        raise UserError(f"{path}: this picture was changed during the build; build again")
+                    images.write(sha256, {member: content, "meta.json": meta})
                 images.finish({"study": self.study.title, "simulated": self.study.simulated, "part": "all"})
         write_json(
             self.aside / "build.json", {"fingerprint": fingerprint(who), **who, **report, "samples": self.counts}

@@ -9,23 +9,30 @@ Shapes: R repetitions, C channels, T time points.
 from __future__ import annotations
 
 import collections
+import dataclasses
+import functools
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ttd.config import Config, UserError
 from ttd.data.ingest import StudyWriter
-from ttd.data.splits import By, recording_name
-from ttd.eeg import epochs
+from ttd.data.overlap import read_concepts
+from ttd.data.splits import By, recording_name, some_of
+from ttd.eeg import epochs, stored
+from ttd.eeg.channels import ChannelReport
 from ttd.eeg.epochs import EpochsConfig
 from ttd.eeg.montage import cap_name
 from ttd.eeg.preprocessing import PreprocessingConfig, preprocess
-from ttd.eeg.studies import Event, Recording
+from ttd.eeg.studies import EpochedRecording, Event, Recording
 
 Presentation = tuple[Recording, Event]
 
@@ -36,9 +43,20 @@ class PartsConfig(Config):
     by: By = "given"
     """``given``: the study's own column ``part``. Otherwise what the two lists below name; all else is training."""
     validation: tuple[str, ...] = ()
-    """Concepts, subjects, sessions or runs; a session may be written ``subject/session``, a run
-    ``subject/session/run``."""
+    """Concepts, subjects, sessions, runs or sequences, in full ("subject/session/run/sequence" and its beginnings) or by
+    the last word. Where concepts are meant, the name of a concept list (configs/splits) stands for all of them."""
     test: tuple[str, ...] = ()
+    unseen: tuple[str, ...] | None = None
+    """Concepts that training and validation may not see, or the name of a concept list: their presentations there are
+    left out and counted. The concepts of another study's test part belong here before models are tested on it."""
+    gap_s: float | None = Field(default=None, ge=0)
+    """Presentations for training whose epoch comes nearer than this to one for validation or test, and those for
+    validation near one for test, are left out and counted. Nothing is left out where null; then overlap is refused."""
+
+    @field_validator("validation", "test", "unseen", mode="before")
+    @classmethod
+    def _from_a_list(cls, value: Any) -> Any:
+        return read_concepts(Path(value)) if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
     def _lists_fit(self) -> PartsConfig:
@@ -58,6 +76,7 @@ class PartsConfig(Config):
             "subject": recording.subject,
             "session": run.rpartition("/")[0],
             "run": run,
+            "sequence": f"{run}/{event.sequence}",
         }[self.by]
 
     def names(self, recording: Recording, event: Event) -> set[str]:
@@ -70,13 +89,37 @@ class PartsConfig(Config):
         if self.by == "given":
             return event.part or ""
         names = self.names(recording, event)
-        return "test" if names & set(self.test) else "validation" if names & set(self.validation) else "train"
+        return "test" if names & self._sets["test"] else "validation" if names & self._sets["validation"] else "train"
+
+    def assign(self, recording: Recording, events: Sequence[Event], epoch: EpochsConfig) -> list[tuple[str, str]]:
+        """(part, reason) of each presentation of a recording: the reason is empty unless it is left out of its part."""
+        parts = [self.part(recording, event) for event in events]
+        reasons = [
+            "concept of the test" if part != "test" and event.concept in self._sets["unseen"] else ""
+            for part, event in zip(parts, events, strict=True)
+        ]
+        if self.gap_s is not None:
+            onsets = np.array([event.onset_s for event in events])
+            rank = np.array([("train", "validation", "test").index(part) for part in parts])
+            kept = np.array([not reason for reason in reasons], dtype=bool)
+            too_near = epoch.tmax - epoch.tmin + self.gap_s + 1e-9  # epochs that touch share a sample
+            for higher in (2, 1):  # test first: what validation loses to it costs training nothing
+                others = np.sort(onsets[(rank == higher) & kept])
+                if not len(others):
+                    continue
+                after = np.searchsorted(others, onsets).clip(0, len(others) - 1)
+                distance = np.minimum(np.abs(others[after] - onsets), np.abs(others[np.maximum(after - 1, 0)] - onsets))
+                for i in np.flatnonzero(kept & (rank < higher) & (distance < too_near)):
+                    reasons[i], kept[i] = f"within {self.gap_s:g} s of another part", False
+        return list(zip(parts, reasons, strict=True))
 
     def problems(self, presentations: Iterable[Presentation]) -> list[str]:
         """Why these presentations cannot be split this way, one sentence each."""
         presentations = list(presentations)
         if self.by == "given" and any(event.part is None for _, event in presentations):
             return ["parts.by=given: the events have no column part; split by concept, session, subject or run instead"]
+        if self.by == "sequence" and any(not event.sequence for _, event in presentations):
+            return ["parts.by=sequence: this study numbers no sequences; split by concept, session, subject or run"]
         found = []
         if not any(self.part(*presentation) == "train" for presentation in presentations):
             found.append("parts: nothing is left for training")
@@ -86,7 +129,14 @@ class PartsConfig(Config):
             if unknown:
                 some = ", ".join(sorted(known)[:8]) + (", …" if len(known) > 8 else "")
                 found.append(f"parts: no {self.by} is called {', '.join(unknown)}; there are {some}")
+        if self.unseen and not self._sets["unseen"] & {event.concept for _, event in presentations}:
+            found.append(f"parts.unseen: the study shows none of these concepts ({some_of(self.unseen)})")
         return found
+
+    @functools.cached_property
+    def _sets(self) -> dict[str, frozenset[str]]:
+        lists = {"validation": self.validation, "test": self.test, "unseen": self.unseen or ()}
+        return {name: frozenset(values) for name, values in lists.items()}
 
 
 @dataclass(frozen=True)
@@ -113,28 +163,35 @@ def pieces(
     preprocessing: PreprocessingConfig,
     config: EpochsConfig,
     dropped: collections.Counter[str],
+    channels: dict[str, ChannelReport],
 ) -> Iterator[Piece]:
-    """The clean epochs of one recording; what was left out is added to ``dropped``.
+    """The clean epochs of one recording; what was left out is added to ``dropped``, what its channels are like to
+    ``channels``.
 
     Raises:
         UserError: the recording is damaged, or its events do not lie in it.
     """
     events = recording.events()
-    raw = preprocess(recording.raw(), preprocessing, name=recording.path, exact_onsets=True)
+    if isinstance(recording, EpochedRecording):
+        channels[recording.name] = ChannelReport()
+        names = stored.ch_names(recording, preprocessing)
+        for i, eeg in stored.each(recording, preprocessing, config, dropped=dropped):
+            yield Piece(recording, events[i], i, eeg.astype(np.float16), names)
+        return
+    clean = preprocess(recording.raw(), preprocessing, name=recording.path, exact_onsets=True)
+    channels[recording.name] = clean.channels
+    onsets = [event.onset_s for event in events]
     try:
-        cut = epochs.cut(raw, [event.onset_s for event in events], config, sfreq=preprocessing.sfreq)
+        for i, eeg in epochs.each(clean, onsets, config, sfreq=preprocessing.sfreq, dropped=dropped):
+            yield Piece(recording, events[i], i, eeg.astype(np.float16), clean.ch_names)
     except UserError as error:
         raise UserError(f"{recording.path}: {error}") from error
-    dropped.update(cut.dropped)
-    for i, eeg in zip(cut.kept, cut.data, strict=True):
-        yield Piece(recording, events[i], i, eeg.astype(np.float16), raw.ch_names)
 
 
 class Pictures:
-    """The encoded pictures by their sha256; each file is read once."""
+    """The sha256 of pictures; each file is read once."""
 
     def __init__(self) -> None:
-        self.content: dict[str, bytes] = {}
         self._sha256: dict[Path, str] = {}
 
     def read(self, event: Event) -> str:
@@ -149,32 +206,72 @@ class Pictures:
                 f"{path or event.image_id}: a picture named by the events is not there; put the stimuli there"
             )
         if path not in self._sha256:
-            content = path.read_bytes()
-            self._sha256[path] = hashlib.sha256(content).hexdigest()
-            self.content[self._sha256[path]] = content
+            self._sha256[path] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self._sha256[path]
 
 
-def write_samples(writer: StudyWriter, part: str, found: Iterable[Piece], pictures: Pictures) -> None:
-    """Write one subject's samples of one part, sorted by picture; repetitions in the order of time."""
-    groups: dict[tuple[str, str, str], list[Piece]] = collections.defaultdict(list)
-    for piece in found:
-        groups[piece.group].append(piece)
-    for (cap, image_id, own), members in sorted(groups.items(), key=lambda item: item[0]):
-        recording, event = members[0].recording, members[0].event
-        sha256 = pictures.read(event)
-        meta = {
-            "subject": recording.subject,
-            "cap": cap,
-            "sessions": [piece.recording.session for piece in members],
-            "runs": [piece.recording.run for piece in members],
-            "onsets": [piece.event.onset_s for piece in members],
-            "image_id": image_id,
-            "concept": event.concept,
-            "label": event.label,
-            "image_sha256": sha256,
-            "pairing": event.pairing,
-        }
-        key = re.sub(r"[^A-Za-z0-9_=+-]", "-", own or f"sub-{recording.subject}_{part}_{image_id}")
-        writer.write(part, key, np.stack([piece.eeg for piece in members]), members[0].ch_names, meta)
-        writer.add_image(sha256, pictures.content[sha256], {"image_id": image_id, "concept": event.concept})
+class Waiting:
+    """The pieces of one subject until all repetitions of its pictures are there, on disk.
+
+    Memory holds where each lies: a subject of THINGS-EEG1 has 0.7 GB of them. Samples are then written sorted by
+    picture, repetitions in the order of time.
+    """
+
+    def __init__(self, folder: Path, *, n_times: int):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        self._n_times = n_times
+        self._groups: dict[str, dict[tuple[str, str, str], list[tuple[Piece, int]]]] = {}
+
+    def add(self, part: str, piece: Piece) -> None:
+        """Keep one piece for later."""
+        groups = self._groups.setdefault(part, collections.defaultdict(list))
+        groups[piece.group].append((dataclasses.replace(piece, eeg=np.empty(0, np.float16)), self._file.tell()))
+        self._file.write(piece.eeg.tobytes())
+
+    def write(self, writer: StudyWriter, pictures: Pictures) -> None:
+        """Write the samples of all parts and forget them."""
+        self._file.flush()
+        for part, groups in sorted(self._groups.items()):
+            for group, members in sorted(groups.items(), key=lambda item: item[0]):
+                shape = (len(members[0][0].ch_names), self._n_times)
+                size = 2 * shape[0] * shape[1]
+                read = [os.pread(self._file.fileno(), size, offset) for _, offset in members]
+                eeg = np.stack([np.frombuffer(content, np.float16).reshape(shape) for content in read])  # [R, C, T]
+                _write_sample(writer, part, group, [piece for piece, _ in members], eeg, pictures)
+        self._groups.clear()
+        self._file.seek(0)
+        self._file.truncate()
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _write_sample(
+    writer: StudyWriter,
+    part: str,
+    group: tuple[str, str, str],
+    members: list[Piece],
+    eeg: np.ndarray,
+    pictures: Pictures,
+) -> None:
+    (cap, image_id, own), recording, event = group, members[0].recording, members[0].event
+    sha256 = pictures.read(event)
+    meta = {
+        "subject": recording.subject,
+        "cap": cap,
+        "sessions": [piece.recording.session for piece in members],
+        "runs": [piece.recording.run for piece in members],
+        "onsets": [piece.event.onset_s for piece in members],
+        "image_id": image_id,
+        "concept": event.concept,
+        "label": event.label,
+        "image_sha256": sha256,
+        "pairing": event.pairing,
+    }
+    key = re.sub(r"[^A-Za-z0-9_=+-]", "-", own or f"sub-{recording.subject}_{part}_{image_id}")
+    writer.write(part, key, eeg, members[0].ch_names, meta)
+    assert event.image_path is not None  # ``pictures.read`` looked
+    writer.add_image(sha256, event.image_path, {"image_id": image_id, "concept": event.concept})

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from ttd.config import Config, UserError, fingerprint, write_json
 
-By = Literal["given", "concept", "session", "subject", "run"]
+By = Literal["given", "concept", "session", "subject", "run", "sequence"]
 
 DISJOINT: dict[By, tuple[str, ...]] = {
     "given": ("image",),
@@ -27,9 +27,11 @@ DISJOINT: dict[By, tuple[str, ...]] = {
     "session": ("recording",),
     "subject": ("recording",),
     "run": ("recording",),
+    "sequence": (),
 }
-"""What parts may not share. Split by session, subject or run, the same pictures are shown in every part by design,
-so they are counted, not refused. Raw samples in time are refused always."""
+"""What parts may not share. Split by session, subject, run or sequence, the same pictures are shown in every part by
+design, so they are counted, not refused; sequences of one recording may belong to different parts. Raw samples in time
+are refused always."""
 
 
 class Use(NamedTuple):
@@ -55,7 +57,8 @@ class Counts(Config):
 
 class SplitManifest(Config):
     """How one study is split. ``assignments`` maps each part to its values of ``by``: concepts, subjects, sessions as
-    "subject/session", runs as "subject/session/run", or image ids where the study itself says (given)."""
+    "subject/session", runs as "subject/session/run", sequences as "subject/session/run/sequence", or image ids where the
+    study itself says (given)."""
 
     study: str
     by: By
@@ -64,7 +67,7 @@ class SplitManifest(Config):
     """``recording_name`` → sha256 of the recording's file."""
     counts: dict[str, Counts] = Field(default_factory=dict)
     shared_images: int = 0
-    """Pictures that more than one part shows; 0 unless split by session, subject or run."""
+    """Pictures that more than one part shows; 0 unless split by session, subject, run or sequence."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,10 +90,10 @@ class SplitManifest(Config):
         for a, b in combinations(self.assignments, 2):
             both = sorted(set(self.assignments[a]) & set(self.assignments[b]))
             if both:
-                problems.append(f"assigned to {a} and {b}: {_some(both)}")
+                problems.append(f"assigned to {a} and {b}: {some_of(both)}")
         for what in DISJOINT[self.by]:
             for (a, b), both in _shared(uses, what).items():
-                values = _some([names.get(value, value) for value in both])
+                values = some_of([names.get(value, value) for value in both])
                 problems.append(f"{a} and {b} share {len(both)} {what}s ({values})")
         problems += [line for line in [_overlap_in_time(uses, names)] if line]
         if problems:
@@ -198,7 +201,8 @@ def read_ledger(root: Path | str) -> list[dict[str, str]]:
     return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.is_file() else []
 
 
-def _some(values: Sequence[str], n: int = 3) -> str:
+def some_of(values: Sequence[str], n: int = 3) -> str:
+    """The first few of many names."""
     return ", ".join(values[:n]) + (", …" if len(values) > n else "")
 
 
@@ -234,5 +238,5 @@ def _overlap_in_time(uses: Sequence[Use], names: dict[str, str]) -> str | None:
     return (
         f"{count} repetitions share raw samples with another part (recording {names.get(a.recording, a.recording)}: "
         f"{a.part} {a.start:.3f} to {a.stop:.3f} s, {b.part} {b.start:.3f} to {b.stop:.3f} s); "
-        f"hold whole sequences out (by session or run), or leave a gap of {a.stop - b.start:.3f} s more between parts"
+        f"hold whole sequences out (by sequence, run or session), or leave a gap of {a.stop - b.start:.3f} s more between parts"
     )

@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mne
 import numpy as np
 from pydantic import Field, model_validator
 
 from ttd.config import Config, UserError
+from ttd.eeg.preprocessing import Clean
 
 
 class EpochsConfig(Config):
@@ -60,63 +60,75 @@ def offsets(config: EpochsConfig, sfreq: float) -> np.ndarray:
     return np.arange(math.ceil(config.tmin * sfreq - 1e-6), math.floor(config.tmax * sfreq + 1e-6) + 1)
 
 
-def cut(raw: mne.io.BaseRaw, onsets_s: Sequence[float], config: EpochsConfig, *, sfreq: float) -> Epochs:
-    """Cut epochs at ``sfreq`` from a recording at that rate or an integer multiple of it (see ``preprocess``).
+def cut(clean: Clean, onsets_s: Sequence[float], config: EpochsConfig, *, sfreq: float) -> Epochs:
+    """All epochs of a recording at once; see ``each``."""
+    dropped: collections.Counter[str] = collections.Counter()
+    found = list(each(clean, onsets_s, config, sfreq=sfreq, dropped=dropped))
+    shape = (0, len(clean.ch_names), len(offsets(config, sfreq)))
+    data = np.stack([eeg for _, eeg in found]) if found else np.empty(shape, np.float32)
+    return Epochs(data, [i for i, _ in found], dict(dropped))
 
-    Left out and counted: epochs not wholly inside the recording, those that overlap an annotation ``BAD…`` (counted
-    under its name), and those above ``reject_uv``.
+
+def each(
+    clean: Clean,
+    onsets_s: Sequence[float],
+    config: EpochsConfig,
+    *,
+    sfreq: float,
+    dropped: collections.Counter[str],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Epochs at ``sfreq`` one by one, from a recording at that rate or an integer multiple of it (see ``preprocess``):
+    (number of the onset, float32 [C, T] in µV).
+
+    Left out and counted in ``dropped``: epochs not wholly inside the recording, those that overlap an annotation
+    ``BAD…`` (counted under its name), and those above ``reject_uv``.
 
     Raises:
         UserError: most onsets lie beyond the end of the recording; they are not seconds.
     """
-    factor = round(raw.info["sfreq"] / sfreq)
-    assert abs(factor * sfreq - raw.info["sfreq"]) < 1e-6, (raw.info["sfreq"], sfreq)
+    factor = round(clean.sfreq / sfreq)
+    assert abs(factor * sfreq - clean.sfreq) < 1e-6, (clean.sfreq, sfreq)
     grid = offsets(config, sfreq) * factor  # [T] samples of the recording
-    centres = np.round(np.asarray(onsets_s, dtype=float) * raw.info["sfreq"]).astype(int)
-    beyond = int((centres >= raw.n_times).sum())
+    centres = np.round(np.asarray(onsets_s, dtype=float) * clean.sfreq).astype(int)
+    beyond = int((centres >= clean.n_times).sum())
     if beyond > len(centres) / 2:
         raise UserError(
             f"{beyond} of {len(centres)} onsets lie after the end of the recording "
-            f"({raw.n_times / raw.info['sfreq']:.0f} s); are they given in samples or milliseconds? BIDS wants seconds"
+            f"({clean.n_times / clean.sfreq:.0f} s); are they given in samples or milliseconds? BIDS wants seconds"
         )
-    base = _baseline_mask(config, grid / raw.info["sfreq"])
-    bad = _bad_stretches(raw)
-    dropped: collections.Counter[str] = collections.Counter()
-    kept, pieces = [], []
+    base = _baseline_mask(config, grid / clean.sfreq)
+    bad = _bad_samples(clean)
     for i, centre in enumerate(centres):
         first, last = centre + grid[0], centre + grid[-1]
-        if first < 0 or last >= raw.n_times:
+        if first < 0 or last >= clean.n_times:
             dropped["outside the recording"] += 1
             continue
         reason = next((text for start, stop, text in bad if first < stop and last > start), None)
         if reason is not None:
             dropped[reason] += 1
             continue
-        data = raw[:, first : last + 1][0][:, ::factor] * 1e6  # [C, T]
+        eeg = clean.data[:, first : last + 1 : factor].copy()  # [C, T]
         if base is not None:
-            data -= data[:, base].mean(axis=1, keepdims=True)
-        if config.reject_uv is not None and np.abs(data).max() > config.reject_uv:
+            eeg -= eeg[:, base].mean(axis=1, keepdims=True)
+        if config.reject_uv is not None and np.abs(eeg).max() > config.reject_uv:
             dropped[f"above {config.reject_uv:g} µV"] += 1
             continue
-        kept.append(i)
-        pieces.append(data.astype(np.float32))
-    shape = (0, len(raw.ch_names), len(grid))
-    return Epochs(np.stack(pieces) if pieces else np.empty(shape, np.float32), kept, dict(dropped))
+        yield i, eeg
 
 
 def windows(
-    raw: mne.io.BaseRaw, n_times: int, stride: int, ranges_s: Sequence[tuple[float, float]] | None = None
+    clean: Clean, n_times: int, stride: int, ranges_s: Sequence[tuple[float, float]] | None = None
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Contiguous pieces of a clean recording: (onset in seconds, float32 [C, T] in µV), ``stride`` samples apart.
 
     Given ranges, windows lie wholly inside one of them. Windows that overlap an annotation ``BAD…`` are skipped.
     """
-    sfreq, bad = raw.info["sfreq"], _bad_stretches(raw)
-    for start_s, stop_s in ranges_s if ranges_s is not None else [(0.0, raw.n_times / sfreq)]:
-        begin, end = max(0, math.ceil(start_s * sfreq - 1e-6)), min(raw.n_times, math.floor(stop_s * sfreq + 1e-6))
+    sfreq, bad = clean.sfreq, _bad_samples(clean)
+    for start_s, stop_s in ranges_s if ranges_s is not None else [(0.0, clean.n_times / sfreq)]:
+        begin, end = max(0, math.ceil(start_s * sfreq - 1e-6)), min(clean.n_times, math.floor(stop_s * sfreq + 1e-6))
         for first in range(begin, end - n_times + 1, stride):
             if not any(first < stop and first + n_times - 1 > start for start, stop, _ in bad):
-                yield first / sfreq, (raw[:, first : first + n_times][0] * 1e6).astype(np.float32)
+                yield first / sfreq, clean.data[:, first : first + n_times].copy()
 
 
 def _baseline_mask(config: EpochsConfig, times: np.ndarray) -> np.ndarray | None:
@@ -131,16 +143,10 @@ def _baseline_mask(config: EpochsConfig, times: np.ndarray) -> np.ndarray | None
     return mask
 
 
-def _bad_stretches(raw: mne.io.BaseRaw) -> list[tuple[float, float, str]]:
-    """Annotations ``BAD…`` and ``EDGE…`` as (first, last, name) in samples after the start of the recording.
+def _bad_samples(clean: Clean) -> list[tuple[float, float, str]]:
+    """The stretches to leave out as (first, last, name) in samples.
 
     One without duration (a boundary) touches the two samples it lies between.
     """
-    sfreq, found = raw.info["sfreq"], []
-    for onset, duration, text in zip(
-        raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True
-    ):
-        if text.upper().startswith(("BAD", "EDGE")):
-            start = (onset - raw.first_time) * sfreq
-            found.append((start, max(start + duration * sfreq, start + 1e-3), str(text)))
-    return found
+    rate = clean.sfreq
+    return [(start * rate, max(stop * rate, start * rate + 1e-3), name) for start, stop, name in clean.bad]

@@ -1,25 +1,30 @@
 """Checks on foreign signal files before any library opens them, so that damage is refused and never read as signal.
 
-An EDF whose line feeds were rewritten still has a valid header and can have the right size; read as latin-1 it gives
-noise of 8 mV. EDF+ writes a time stamp into every record (Kemp & Olivan, 2003, section 2.2.4), and those are checked
-here. A file of a DataLad clone that was never downloaded is a broken link or one line of text. The headers of
-BrainVision name their companions; these must lie beside the header.
+A file of a DataLad clone that was never downloaded is a broken link or one line of text. The headers of BrainVision
+name their companions; these must lie beside the header, and hold what it promises: readers take a cut file for a
+shorter recording. EDF has a module of its own.
 """
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ttd.config import UserError
+from ttd.eeg import channels, edf
 
 SIGNAL_SUFFIXES = (".vhdr", ".edf", ".bdf", ".set", ".fif")
 
+MAX_HEADER_BYTES = 4_000_000
+"""BrainVision headers are text of some 10 kB."""
+
 _NOT_DOWNLOADED = "not downloaded (DataLad clone without content); fetch it with `datalad get` or from the archive"
-_MAGIC = {".edf": b"0       ", ".bdf": b"\xffBIOSEMI"}
-_TIME_STAMP = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15[\d.]*)?\x14")
+_WIDTHS = {"INT_16": 2, "UINT_16": 2, "INT_32": 4, "IEEE_FLOAT_32": 4, "IEEE_FLOAT_64": 8}
+_MARKER = re.compile(rb"^Mk\d+=[^,\r\n]*,[^,\r\n]*,(\d+)", re.MULTILINE)
 
 
 def check_present(path: Path) -> None:
@@ -53,8 +58,9 @@ def check_signal_file(path: Path) -> None:
     if suffix == ".vhdr":
         for companion in brainvision_companions(path):
             check_present(companion)
+        _check_brainvision(path)
     elif suffix in (".edf", ".bdf"):
-        _check_edf(path)
+        edf.check(path)
     elif suffix not in SIGNAL_SUFFIXES:
         raise UserError(f"{path}: unknown kind of recording {suffix!r}; known: {', '.join(SIGNAL_SUFFIXES)}")
 
@@ -66,14 +72,13 @@ def brainvision_companions(header: Path) -> list[Path]:
         UserError: the header names no signal file, or a place outside its folder.
     """
     found = []
-    for line in header.read_bytes().decode("latin-1").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip().lower() not in ("datafile", "markerfile"):
+    for key, value in _brainvision_fields(header):
+        if key.lower() not in ("datafile", "markerfile"):
             continue
-        name = value.strip().replace("$b", header.stem)
+        name = value.replace("$b", header.stem)
         if not name or name in (".", "..") or re.search(r"[/\\:\0]", name):
-            raise UserError(f"{header}: {key.strip()}={value.strip()} must be the name of a file beside the header")
-        found.append((key.strip().lower(), header.parent / name))
+            raise UserError(f"{header}: {key}={value} must be the name of a file beside the header")
+        found.append((key.lower(), header.parent / name))
     if "datafile" not in dict(found):
         raise UserError(f"{header}: the header names no DataFile; it is not a BrainVision header or it is damaged")
     return [path for _, path in found]
@@ -87,7 +92,7 @@ def check_inside(filenames: list[Path], folder: Path) -> None:
             raise UserError(f"{folder}: a recording names the file {name}, which lies outside its folder; refused")
 
 
-def content_hash(paths: list[Path]) -> str:
+def content_hash(paths: Sequence[Path]) -> str:
     """SHA-256 over the content of a recording's files, whatever they are called."""
     digest = hashlib.sha256()
     for path in paths:
@@ -96,43 +101,80 @@ def content_hash(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _check_edf(path: Path) -> None:
-    """Compare header, size and the time stamp of every record of an EDF, EDF+ or BDF file."""
-    magic = _MAGIC[path.suffix.lower()]
-    with path.open("rb") as file:
-        head = file.read(256)
-        if not head.startswith(magic):
-            raise UserError(f"{path}: not an {path.suffix[1:].upper()} recording (begins with {head[:12]!r})")
-        try:
-            n_signals = int(head[252:256])
-            if not 0 < n_signals < 10_000:
-                raise ValueError(n_signals)
-            header_bytes, n_records = int(head[184:192]), int(head[236:244])
-            duration_s = float(head[244:252])
-            fields = file.read(256 * n_signals)
-            counts = [int(fields[216 * n_signals + 8 * i :][:8]) for i in range(n_signals)]
-        except ValueError as error:
-            raise UserError(f"{path}: the header is damaged ({error}); download the file again") from error
-        width = 3 if path.suffix.lower() == ".bdf" else 2
-        record_bytes = width * sum(counts)
-        size, expected = path.stat().st_size, header_bytes + n_records * record_bytes
-        if size != expected:
+def duplicates(signal_files: Iterable[list[Path]]) -> list[str]:
+    """One sentence for every two recordings with equal content under different names: they would leak between parts.
+
+    Recordings that share one and the same file (several subjects in one container) are no duplicates. Only files of
+    equal size are read.
+    """
+    by_size: dict[tuple[int, ...], list[tuple[Path, ...]]] = collections.defaultdict(list)
+    for paths in dict.fromkeys(tuple(paths) for paths in signal_files):
+        if all(path.exists() for path in paths):
+            by_size[tuple(path.stat().st_size for path in paths)].append(paths)
+    problems = []
+    for same_size in by_size.values():
+        seen: dict[tuple[bytes, str], Path] = {}
+        beginnings = collections.Counter(_beginning(paths) for paths in same_size)
+        for paths in same_size:
+            beginning = _beginning(paths)
+            if beginnings[beginning] < 2:
+                continue
+            first = seen.setdefault((beginning, content_hash(paths)), paths[0])
+            if first != paths[0]:
+                problems.append(f"{first} and {paths[0]}: the same recording under two names; remove one of them")
+    return problems
+
+
+def _beginning(paths: Sequence[Path]) -> bytes:
+    """A hash of the first 64 kB of each file."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(file.read(65536))
+    return digest.digest()
+
+
+def _brainvision_fields(header: Path) -> list[tuple[str, str]]:
+    """The lines ``key=value`` of a header."""
+    if header.stat().st_size > MAX_HEADER_BYTES:
+        raise UserError(f"{header}: {header.stat().st_size:,} bytes are too many for a BrainVision header; refused")
+    lines = header.read_bytes().decode("latin-1").splitlines()
+    pairs = (line.partition("=") for line in lines if not line.startswith(";"))
+    return [(key.strip(), value.strip()) for key, sign, value in pairs if sign]
+
+
+def _channel_lines(header: Path) -> list[str]:
+    """What "Ch1=" and so on say in [Channel Infos]; the same keys stand in [Coordinates] again."""
+    section = re.split(r"(?im)^\[channel infos\]", header.read_bytes().decode("latin-1"))[-1]
+    section = re.split(r"(?m)^\[", section)[0]
+    return re.findall(r"(?m)^\s*Ch\d+\s*=\s*(.*?)\s*$", section)
+
+
+def _check_brainvision(header: Path) -> None:
+    """Compare the signal file's size, and the last marker, with what the header says of channels and samples."""
+    pairs = _brainvision_fields(header)
+    fields = {key.lower(): value for key, value in pairs}
+    labels = [value.partition(",")[0].replace(r"\1", ",") for value in _channel_lines(header)]
+    n_chans, width = fields.get("numberofchannels", ""), _WIDTHS.get(fields.get("binaryformat", "").upper())
+    if not n_chans.isdigit() or not 0 < int(n_chans) < 10_000 or len(labels) != int(n_chans):
+        raise UserError(f"{header}: NumberOfChannels={n_chans} and {len(labels)} lines Ch…: the header is damaged")
+    channels.check_unique(header, labels)
+    if fields.get("dataformat", "").upper() != "BINARY":
+        return  # text: lines say themselves what they are
+    if width is None:
+        raise UserError(f"{header}: BinaryFormat={fields.get('binaryformat', '')}: known are {', '.join(_WIDTHS)}")
+    signal, *markers = brainvision_companions(header)
+    frame, size = int(n_chans) * width, signal.stat().st_size
+    points = fields.get("datapoints", "")
+    if size % frame or (points.isdigit() and int(points) not in (0, size // frame)):
+        raise UserError(
+            f"{signal}: {size:,} bytes are not {points or 'a whole number of'} samples of {n_chans} channels: the file "
+            "is cut or is not the header's; download it again"
+        )
+    for path in markers:
+        last = max((int(match) for match in _MARKER.findall(path.read_bytes())), default=0)
+        if last > size // frame + 1:
             raise UserError(
-                f"{path}: {size:,} bytes, but its header promises {expected:,}: the file is cut or was "
-                "changed in transfer (line feeds rewritten, or text encoding); download it again in binary mode"
+                f"{signal}: holds {size // frame:,} samples, but {path.name} has a marker at sample {last:,}: the file "
+                "is cut or is not the header's; download it again"
             )
-        labels = [fields[16 * i : 16 * i + 16].strip() for i in range(n_signals)]
-        stamps = [i for i, label in enumerate(labels) if label in (b"EDF Annotations", b"BDF Annotations")]
-        if not stamps or head[192:197] not in (b"EDF+C", b"BDF+C"):
-            return
-        offset, first = width * sum(counts[: stamps[0]]), None
-        for record in range(n_records):
-            file.seek(header_bytes + record * record_bytes + offset)
-            match = _TIME_STAMP.match(file.read(width * counts[stamps[0]]))
-            onset = float(match[1]) if match else None
-            first = onset if record == 0 else first
-            if onset is None or first is None or abs(onset - first - record * duration_s) > 1e-3:
-                raise UserError(
-                    f"{path}: record {record} does not begin with its time stamp, so the samples are shifted: the file "
-                    "was changed in transfer (line feeds rewritten); download it again in binary mode"
-                )

@@ -48,9 +48,13 @@ CAPS = {
 }
 
 
+STANDARD = "colin27_1005"
+"""MNE's name of the canonical 10-05 montage."""
+
+
 @functools.cache
 def _standard() -> dict[str, np.ndarray]:
-    return mne.channels.make_standard_montage("colin27_1005").get_positions()["ch_pos"]
+    return mne.channels.make_standard_montage(STANDARD).get_positions()["ch_pos"]
 
 
 @functools.cache

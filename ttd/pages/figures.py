@@ -81,13 +81,39 @@ def evoked_figure(response: mne.EvokedArray) -> Figure:
     """
     times = _times(response)
     if len(response.ch_names) >= 8 and times:
-        figure = response.plot_joint(times=times, title="", show=False)
+        with mne.use_log_level("ERROR"):  # it tells that there are no projectors
+            figure = response.plot_joint(times=times, title="", show=False)
         figure.set_size_inches(8.2, 4.4)
         return figure
     figure, axis = plt.subplots(figsize=(8.2, 3.0))
     axis.plot(1e3 * response.times, 1e6 * response.data.T, linewidth=1.2, label=response.ch_names)
     axis.set(xlabel="ms", ylabel="µV")
     axis.legend(fontsize=7.5, frameon=False)
+    tidy(axis)
+    return figure
+
+
+def spectrum(freqs: np.ndarray, power: np.ndarray) -> Figure:
+    """Power spectral density [C, F] in µV²/Hz of every channel, and their median."""
+    figure, axis = plt.subplots(figsize=(8.2, 3.0))
+    shown = freqs > 0
+    for channel in power:
+        axis.semilogy(freqs[shown], channel[shown], color="#a5abb6", linewidth=0.6)
+    axis.semilogy(freqs[shown], np.median(power, axis=0)[shown], color=COLOURS[0], linewidth=1.8)
+    axis.set(xlabel="Hz", ylabel="µV²/Hz")
+    tidy(axis)
+    return figure
+
+
+def ranges(values: dict[str, list[float]], *, ylabel: str) -> Figure:
+    """Median and range of each name's values, side by side."""
+    figure, axis = plt.subplots(figsize=(8.2, 2.8))
+    places = np.arange(len(values))
+    axis.vlines(places, [min(v) for v in values.values()], [max(v) for v in values.values()], color="#a5abb6")
+    axis.plot(places, [np.median(v) for v in values.values()], "o", color=COLOURS[0], markersize=3)
+    axis.set_xticks(places, list(values), rotation=90, fontsize=6.5)
+    axis.set(xlim=(-0.8, len(values) - 0.2), ylabel=ylabel)
+    axis.set_ylim(bottom=0)
     tidy(axis)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 from abc import ABC, abstractmethod
@@ -10,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mne
+import numpy as np
 
 from ttd.config import UserError
 from ttd.eeg import files
+from ttd.untrusted import RefusedError
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """One presentation of one picture."""
 
@@ -31,6 +34,8 @@ class Event:
     """train, validation or test where the study itself says so."""
     pairing: str = "image"
     """``image``: this very picture was seen. ``class``: a picture of the class that was seen."""
+    sequence: str = ""
+    """Stream of pictures without a pause that it belongs to, where a recording has several."""
 
 
 class Recording(ABC):
@@ -82,6 +87,59 @@ class Recording(ABC):
     def events(self) -> list[Event]:
         """What was seen, in the order of time; empty where nothing was recorded about it."""
 
+    def ch_names(self) -> list[str]:
+        """The electrodes that ``raw`` gives, in their order."""
+        return self.raw().ch_names
+
+    def left_out(self) -> collections.Counter[str]:
+        """Presentations that ``events`` leaves out, counted by reason."""
+        return collections.Counter()
+
+    def remark(self) -> str:
+        """What was found out about the recording that a user should read, in a few words; empty where nothing."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Epoched:
+    """What a container of epochs holds: its grid in time, and the epochs of ``events`` in their order."""
+
+    ch_names: list[str]
+    sfreq: float
+    tmin: float
+    """Seconds of the first sample after the onset."""
+    n_times: int
+    unit: str
+    """µV, or what else the study's preprocessing left: ``whitened``, ``standard deviations``."""
+    data: Iterator[np.ndarray]
+    """[C, T], one per event."""
+
+
+class EpochedRecording(Recording):
+    """Epochs that somebody else cut and preprocessed: there is no continuous signal any more.
+
+    Where a container keeps no times, the onsets of its events are places in it, far enough apart not to overlap.
+    """
+
+    def check(self) -> None:
+        files.check_present(self.path)
+
+    def raw(self) -> mne.io.BaseRaw:
+        raise UserError(
+            f"{self.path}: holds epochs, not a recording; take it for pairs, and recordings for pretraining"
+        )
+
+    def ch_names(self) -> list[str]:
+        return self.epoched().ch_names
+
+    @abstractmethod
+    def epoched(self) -> Epoched:
+        """The epochs, read one after the other.
+
+        Raises:
+            UserError: the container is damaged or of another kind.
+        """
+
 
 class Study(ABC):
     """A set of recordings with a name, a source and a licence."""
@@ -90,6 +148,10 @@ class Study(ABC):
     """Author and year, as ``Grootswagers2022``."""
     citation: str
     licence: str
+    download: str = "your own recordings"
+    """Where to get it, in one sentence."""
+    pictures: str = "put the stimuli there"
+    """What to do where a picture is absent."""
     location: Path
     simulated: bool = False
     """No person was recorded."""
@@ -101,6 +163,19 @@ class Study(ABC):
         Raises:
             UserError: the folder is missing or holds no recording.
         """
+
+    def excluded(self) -> dict[str, str]:
+        """Subjects that ``recordings`` leaves out although they are there, each with the reason."""
+        return {}
+
+
+@contextlib.contextmanager
+def foreign() -> Iterator[None]:
+    """Turn the refusal of a pickled container, which names the file, into what users read."""
+    try:
+        yield
+    except RefusedError as error:
+        raise UserError(str(error)) from error
 
 
 @contextlib.contextmanager

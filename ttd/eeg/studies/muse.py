@@ -46,11 +46,11 @@ class MuseP300(Study):
         self.config, self.location = config, config.root
         if not config.root.is_dir():
             raise UserError(f"study.root={config.root}: no such folder; give the folder with subject1/ and stimuli/")
-        self.pictures = {
+        self.by_label = {
             label: sorted(p for p in (config.root / "stimuli").glob(f"{label}-*") if p.suffix in (".jpg", ".png"))
             for label in MARKERS.values()
         }
-        absent = [label for label, paths in self.pictures.items() if not paths]
+        absent = [label for label, paths in self.by_label.items() if not paths]
         if absent:
             raise UserError(f"{config.root / 'stimuli'}: holds no picture named {absent[0]}-*.jpg")
 
@@ -64,7 +64,7 @@ class MuseP300(Study):
         for path in sorted(self.config.root.glob("subject*/session*/*.csv.gz")):
             subject, session = (re.sub(r"\D", "", part) for part in path.parts[-3:-1])
             run = path.name.removesuffix(".csv.gz").removeprefix("data_")
-            found.append(MuseRecording(path, self.pictures, subject=subject, session=session, run=run))
+            found.append(MuseRecording(path, self.by_label, subject=subject, session=session, run=run))
         if not found:
             raise UserError(f"{self.config.root}: holds no recording subject*/session*/*.csv.gz")
         return found
