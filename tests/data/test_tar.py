@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -51,19 +52,31 @@ def test_what_tarfile_writes_is_walked(tmp_path):
         (plain(kind=b"6"), "links and extensions are refused"),
         (plain(kind=b"x"), "links and extensions are refused"),
         (plain(kind=b"L"), "links and extensions are refused"),
+        (plain(kind=b"K"), "links and extensions are refused"),
+        (plain(kind=b"g"), "links and extensions are refused"),
+        (plain(kind=b"S"), "links and extensions are refused"),
+        (plain(kind=b"3"), "links and extensions are refused"),
+        (plain(kind=b"4"), "links and extensions are refused"),
+        (plain(kind=b"5"), "links and extensions are refused"),
         (plain(name=b"/etc/passwd"), "is refused"),
         (plain(name=b"../../a"), "is refused"),
         (plain(name=b""), "is refused"),
         (plain()[:100], "the end mark is missing"),
         (b"\x1f\x8b" + bytes(600), "not an octal number"),
+        (plain() + tar.END + b"more", "something stands after the end mark"),
+        (plain() + bytes(512) + plain(), "a header was zeroed"),
     ],
 )
 def test_what_is_not_a_plain_file_is_refused_at_once(tmp_path, block, words):
     fd, start = archive(tmp_path, block, tar.END), time.process_time()
     if len(block) < 512:
         fd = archive(tmp_path, block)
+    tracemalloc.start()
     with pytest.raises(tar.TarDamageError, match=words):
         list(tar.walk(fd))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
     assert time.process_time() - start < 1
 
 
@@ -78,7 +91,7 @@ def test_a_reader_holds_few_files_open_and_survives_a_fork(tmp_path, monkeypatch
     reader = ShardReader.open(tmp_path / "train")
     for i in (0, 5, 2, 1):
         np.testing.assert_array_equal(reader.eeg(i), sample(i))
-    open_here = reader.index.reader._files[os.getpid()].fds
+    open_here = reader.index.reader.source.local.open.fds
     assert len(open_here) == 1
     child = os.fork()
     if child == 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -19,10 +20,18 @@ import numpy as np
 from pydantic import ValidationError
 
 from ttd.config import UserError, fingerprint
-from ttd.data.members import MemberReader
-from ttd.data.schema import SCHEMA_VERSION, Facts
+from ttd.data.members import Files, MemberReader, Source, decode_npy
+from ttd.data.quarantine import read_quarantine
+from ttd.data.schema import SCHEMA_VERSION, Facts, hash_of
 
 REMEDY = "build the shards again, or copy the folder again"
+MAX_TABLE = 1 << 30
+"""Bytes that ``index.npz`` may unpack to: four million samples. More is refused before it is unpacked."""
+MAX_MEMBER = 1 << 30
+"""Bytes of one member; a table that announces more is refused before anything is allocated."""
+
+Place = tuple[str, str, str, int, int, int]
+"""Where a member lies: shard, key, member, first byte, size, XXH3-64."""
 
 
 class ShardIndex:
@@ -35,7 +44,7 @@ class ShardIndex:
         fingerprint: hash of the content and of the quarantine.
     """
 
-    def __init__(self, folder: Path, facts: Facts, table: dict[str, np.ndarray], quarantined: set[str]):
+    def __init__(self, folder: Path, facts: Facts, table: dict[str, np.ndarray], quarantined: set[str], source: Source):
         self.folder, self.facts = folder, facts
         ends = table["key_ends"].tolist()
         blob = table["keys"].tobytes()
@@ -52,8 +61,8 @@ class ShardIndex:
             if name.endswith(".codes")
         }
         self._row = {key: i for i, key in enumerate(self.keys)}
-        self.fingerprint = fingerprint([facts.model_dump(exclude={"code_version"}), self.quarantined])
-        self.reader = MemberReader(folder)
+        self.fingerprint = fingerprint([facts.model_dump(exclude={"code_version", "facts_sha256"}), self.quarantined])
+        self.reader = MemberReader(source)
 
     @classmethod
     def read(cls, folder: Path | str, *, open_test: bool = False, quarantine: bool = True) -> ShardIndex:
@@ -68,30 +77,16 @@ class ShardIndex:
             UserError: the index is missing or damaged, of another schema, or of the locked test part.
         """
         folder = Path(folder)
-        path = folder / "index.json"
+        path, table_path = folder / "index.json", folder / "index.npz"
         if not path.is_file():
             raise UserError(f"{folder}: holds no shards (index.json is missing); build them with a script of shards/")
-        try:
-            content = json.loads(path.read_text())
-            if content.get("schema_version") != SCHEMA_VERSION:
-                raise UserError(
-                    f"{path}: schema_version {content.get('schema_version')!r}, this code reads {SCHEMA_VERSION}; "
-                    "build the shards again with this version"
-                )
-            facts = Facts.model_validate(content)
-        except (ValueError, AttributeError, ValidationError) as error:
-            raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); {REMEDY}") from error
+        facts = parse_facts(path, path.read_bytes())
         if facts.part == "test" and not open_test:
             raise UserError(f"{folder}: the test part is locked; training and selection take part train or validation")
-        table_path = folder / "index.npz"
         if not table_path.is_file():
             raise UserError(f"{table_path}: missing; {REMEDY}")
-        content = table_path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != facts.index_sha256:
-            raise UserError(f"{table_path}: damaged (its hash differs from index.json); {REMEDY}")
-        with np.load(BytesIO(content), allow_pickle=False) as file:
-            table = {name: file[name] for name in file.files}
-        return cls(folder, facts, table, read_quarantine(folder) if quarantine else set())
+        table = parse_table(table_path, table_path.read_bytes(), facts)
+        return cls(folder, facts, table, read_quarantine(folder) if quarantine else set(), Files(folder))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -169,10 +164,31 @@ class ShardIndex:
 
     def read_member(self, i: int, name: str) -> Any:
         """One decoded, verified member of sample i; arrays are views, valid until this thread's next read."""
-        m = self.members.index(name)
-        shard = self.facts.shards[self.shard[i]].name
-        place = int(self.offset[i, m]), int(self.size[i, m]), int(self.xxh3[i, m])
-        return self.reader.read(shard, self.keys[i], name, *place)
+        return self.reader.read(*self.places(np.array([i]), name)[0])
+
+    def places(self, rows: np.ndarray, name: str) -> list[Place]:
+        """Where member ``name`` of the samples ``rows`` [B] lies.
+
+        Raises:
+            UserError: a sample has no such member.
+        """
+        if name not in self.members or (self.offset[rows, self.members.index(name)] < 0).any():
+            raise UserError(f"{self.folder}: samples have no member {name}, only {', '.join(self.members)}")
+        m, shards = self.members.index(name), self.facts.shards
+        table = (self.shard, self.offset[:, m], self.size[:, m], self.xxh3[:, m])
+        columns = (column[rows].tolist() for column in table)
+        return [
+            (shards[shard].name, self.keys[i], name, offset, size, xxh3)
+            for i, shard, offset, size, xxh3 in zip(np.asarray(rows).tolist(), *columns, strict=True)
+        ]
+
+    def stage(self, rows: np.ndarray) -> None:
+        """Let a sequential source fetch the samples ``rows`` [B] before their members are read."""
+        if self.reader.source.sequential:
+            start = np.where(self.offset < 0, np.iinfo(np.int64).max, self.offset)[rows].min(1).tolist()
+            stop = (self.offset + self.size)[rows].max(1).tolist()
+            names = [self.facts.shards[shard].name for shard in self.shard[rows].tolist()]
+            self.reader.source.stage(zip(names, start, stop, strict=True))
 
     def member_names(self, i: int) -> list[str]:
         """Names of the members that sample i has."""
@@ -183,16 +199,60 @@ class ShardIndex:
         return self.read_member(i, "meta.json")
 
 
-def read_quarantine(folder: Path) -> set[str]:
-    """Keys that are left out of ``folder``.
+def parse_facts(path: Path | str, content: bytes) -> Facts:
+    """The facts in the bytes of ``index.json``.
 
     Raises:
-        UserError: ``quarantine.json`` is not what ``verify`` writes.
+        UserError: they are damaged, or of another schema.
     """
-    path = folder / "quarantine.json"
-    if not path.is_file():
-        return set()
     try:
-        return {str(entry["key"]) for entry in json.loads(path.read_text())["samples"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run `python shards/verify.py` again") from error
+        loaded = json.loads(content)
+        if loaded.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}: schema_version {loaded.get('schema_version')!r}, this code reads {SCHEMA_VERSION}; "
+                "build the shards again with this version"
+            )
+        if loaded.get("facts_sha256") and loaded["facts_sha256"] != hash_of(loaded):
+            raise ValueError("its content differs from its own hash")
+        return Facts.model_validate(loaded)
+    except (ValueError, AttributeError, ValidationError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({str(error).splitlines()[0]}); {REMEDY}") from error
+
+
+def parse_table(path: Path | str, content: bytes, facts: Facts) -> dict[str, np.ndarray]:
+    """The arrays in the bytes of ``index.npz``, each checked against ``facts`` and the others.
+
+    Raises:
+        UserError: the table is damaged, would unpack to more than ``MAX_TABLE``, or contradicts itself.
+    """
+    if hashlib.sha256(content).hexdigest() != facts.index_sha256:
+        raise UserError(f"{path}: damaged (its hash differs from index.json); {REMEDY}")
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > MAX_TABLE:
+                raise ValueError(f"it would unpack to more than {MAX_TABLE} bytes")
+            table = {info.filename.removesuffix(".npy"): decode_npy(archive.read(info)) for info in archive.infolist()}
+        n, m = len(table["key_ends"]), len(table["members"])
+        shapes = {"shard": (n,), "offset": (n, m), "size": (n, m), "xxh3": (n, m), "n_repetitions": (n,)}
+        wrong = [name for name, shape in shapes.items() if table[name].shape != shape]
+        columns = [name for name in table if name.endswith(".codes")]
+        wrong += [name for name in columns if table[name].shape != (n,) or _outside(table, name)]
+        if wrong or n != facts.n_samples:
+            raise ValueError(f"{n} keys, {facts.n_samples} samples, and these do not fit: {wrong}")
+        ends = table["key_ends"]
+        if (np.diff(ends, prepend=0) < 1).any() or ends[-1] != len(table["keys"]):
+            raise ValueError("the ends of keys do not fit")
+        if not (table["shard"].min() >= 0 and table["shard"].max() < len(facts.shards)):
+            raise ValueError("a sample lies in a shard that does not exist")
+        ends = table["offset"] + table["size"]
+        sizes = np.array([shard.size for shard in facts.shards])[table["shard"]]
+        if table["size"].min() < 0 or table["size"].max() > MAX_MEMBER or (ends > sizes[:, None]).any():
+            raise ValueError("a member reaches beyond its shard")
+    except (ValueError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path}: damaged ({error}); {REMEDY}") from error
+    return table
+
+
+def _outside(table: dict[str, np.ndarray], name: str) -> bool:
+    codes, values = table[name], table[name.replace(".codes", ".values")]
+    return bool(len(codes)) and not (codes.min() >= 0 and codes.max() < len(values))

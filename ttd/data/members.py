@@ -1,27 +1,47 @@
-"""Read one member of one shard, verified: ``os.preadv`` into a buffer of the thread, xxh3 of what arrived, then decode.
+"""Read members of shards, verified: ``os.preadv`` into the caller's buffer, xxh3 of what arrived, then decode.
 
-No mmap: a file truncated while mapped kills the process. No pickle: an npy header that asks for objects is refused.
+No mmap: a file truncated while mapped kills the process. No pickle: an npy header that asks for objects is refused. What a
+file system loses for a moment (EIO, a read that ends early although the file goes on) is asked for again, at most three times.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 
 from ttd.config import UserError
 
-MAX_OPEN_FILES = 128
-"""Per process; far below the usual limit of 1024."""
+logger = logging.getLogger(__name__)
+
+MAX_OPEN_FILES = 64
+"""Per thread; a few threads stay far below the usual limit of 1024."""
+PAUSES_S = (0.05, 0.2, 0.8)
+"""Before each of the three times that a read is tried again."""
 
 _headers: dict[bytes, tuple[tuple[int, ...], bool, np.dtype]] = {}
+
+
+class DamageError(UserError):
+    """Bytes of a sample are not those that were written; ``key`` and ``reason`` are for the quarantine.
+
+    ``folder`` is None where nothing can be written beside the index.
+    """
+
+    def __init__(self, message: str, *, folder: Path | None, key: str, reason: str):
+        super().__init__(message)
+        self.folder, self.key, self.reason = folder, key, reason
 
 
 def decode_npy(content: memoryview | bytes) -> np.ndarray:
@@ -47,7 +67,7 @@ def decode_npy(content: memoryview | bytes) -> np.ndarray:
     n = 1
     for length in shape:
         n *= length  # Python integers: cannot overflow
-    if len(view) - start != n * dtype.itemsize:
+    if min(shape, default=0) < 0 or len(view) - start != n * dtype.itemsize:
         raise ValueError(f"announces shape {list(shape)} of {dtype}, but holds {len(view) - start} bytes")
     array = np.frombuffer(view, dtype, n, start)
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
@@ -60,73 +80,137 @@ def decode(name: str, content: memoryview) -> Any:
     return json.loads(bytes(content)) if name.endswith(".json") else bytes(content)
 
 
-class _Files:
-    """The open shards of one process, least recently used closed first."""
+class Source(Protocol):
+    """Where the bytes of shards come from."""
+
+    where: str
+    """The folder, for messages."""
+    sequential: bool
+    """Whether reading in the order of the file is much cheaper than anywhere; then a batch is staged before it is read."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder if it is a local one."""
+
+    def stage(self, spans: Iterable[tuple[str, int, int]]) -> None:
+        """Fetch what lies at (shard, first byte, end)."""
+
+    def read_into(self, shard: str, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset``; returns how many bytes there were."""
+
+
+class _Open:
+    """The open shards of one thread, least recently used closed first."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self.fds: OrderedDict[str, int] = OrderedDict()
 
-    def read_into(self, path: Path, name: str, buffer: memoryview, offset: int) -> int:
-        """Fill ``buffer`` from ``offset``; returns how many bytes there were."""
-        with self.lock:
-            fd = self.fds.get(name)
-            if fd is None:
-                if len(self.fds) >= MAX_OPEN_FILES:
-                    os.close(self.fds.popitem(last=False)[1])
-                fd = self.fds[name] = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
-            self.fds.move_to_end(name)
-            done = 0
-            while done < len(buffer):
-                n = os.preadv(fd, [buffer[done:]], offset + done)
-                if n == 0:
-                    break
+    def fd(self, folder: Path, shard: str) -> int:
+        fd = self.fds.get(shard)
+        if fd is None:
+            if len(self.fds) >= MAX_OPEN_FILES:
+                os.close(self.fds.popitem(last=False)[1])
+            fd = self.fds[shard] = os.open(folder / shard, os.O_RDONLY | os.O_CLOEXEC)
+        self.fds.move_to_end(shard)
+        return fd
+
+    def __del__(self) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+
+
+class Files:
+    """Shards in a local or shared folder. Each thread has its own descriptors; positional reads survive a fork."""
+
+    sequential = False
+
+    def __init__(self, folder: Path):
+        self.where, self._folder, self.local = str(folder), folder, threading.local()
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder."""
+        return self._folder
+
+    def stage(self, spans: Iterable[tuple[str, int, int]]) -> None:
+        """Nothing: any byte is as near as any other."""
+
+    def read_into(self, shard: str, offset: int, buffer: memoryview) -> int:
+        if not hasattr(self.local, "open"):
+            self.local.open = _Open()
+        done, tries = 0, 0
+        while True:
+            try:
+                fd = self.local.open.fd(self._folder, shard)
+                n = os.preadv(fd, [buffer[done:] if done else buffer], offset + done)
                 done += n
-            return done
+                if done == len(buffer) or (not n and offset + done >= os.fstat(fd).st_size):
+                    return done
+                if n:
+                    continue
+                what = f"{done} of {len(buffer)} bytes arrived"
+            except OSError as error:
+                if error.errno != errno.EIO or tries == len(PAUSES_S):
+                    raise
+                what = str(error)
+            if tries == len(PAUSES_S):
+                return done
+            logger.warning("%s at byte %d: %s; trying again", self._folder / shard, offset + done, what)
+            time.sleep(PAUSES_S[tries])
+            tries += 1
 
 
 class MemberReader:
-    """Reads members of the shards in ``folder``. File descriptors belong to a process, buffers to a thread."""
+    """Verified members of the shards of ``source``."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._files: dict[int, _Files] = {}
+    def __init__(self, source: Source):
+        self.source = source
         self._local = threading.local()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
+    def buffer(self, size: int) -> memoryview:
+        """``size`` bytes that belong to this thread until its next call."""
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = self._local.buffer = memoryview(bytearray(max(size, 1 << 16)))
+        return buffer[:size]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])  # type: ignore[misc]
+    def read_into(self, shard: str, key: str, name: str, offset: int, xxh3: int, view: memoryview) -> None:
+        """Fill ``view`` with one whole member.
+
+        Raises:
+            DamageError: the bytes are not those that were written; names shard, key, member, offset and the remedy.
+        """
+        try:
+            n = self.source.read_into(shard, offset, view)
+        except FileNotFoundError:
+            raise self.damage(shard, key, name, offset, "the shard is missing") from None
+        except OSError as error:
+            raise self.damage(shard, key, name, offset, str(error)) from error
+        if n < len(view):
+            raise self.damage(shard, key, name, offset, f"truncated: {n} of {len(view)} bytes are there")
+        if xxhash.xxh3_64_intdigest(view) != xxh3:
+            raise self.damage(shard, key, name, offset, "damaged: the checksum differs from the index")
 
     def read(self, shard: str, key: str, name: str, offset: int, size: int, xxh3: int) -> Any:
         """One decoded member. Arrays are views, valid until this thread's next call.
 
         Raises:
-            UserError: the bytes are not those that were written; names shard, key, member, offset and the remedy.
+            DamageError: as ``read_into``, or the content is not what its name says.
         """
-        buffer = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size:
-            buffer = self._local.buffer = bytearray(max(size, 1 << 16))
-        view = memoryview(buffer)[:size]
-        files = self._files.setdefault(os.getpid(), _Files())
-        problem, content = "", None
+        view = self.buffer(size)
+        self.read_into(shard, key, name, offset, xxh3, view)
         try:
-            n = files.read_into(self.folder, shard, view, offset)
-            if n < size:
-                problem = f"truncated: {n} of {size} bytes are there"
-            elif xxhash.xxh3_64_intdigest(view) != xxh3:
-                problem = "damaged: the checksum differs from the index"
-            else:
-                content = decode(name, view)
-        except FileNotFoundError:
-            problem = "the shard is missing"
-        except (OSError, ValueError) as error:
-            problem = str(error)
-        if problem:
-            raise UserError(
-                f"{self.folder / shard}: sample {key!r}, member {name} at byte {offset}: {problem}; "
-                f"find all damage with `python shards/verify.py shards={self.folder}` and leave it out with "
-                "quarantine=true, or build the shards again"
-            )
-        return content
+            return decode(name, view)
+        except (ValueError, RecursionError) as error:
+            raise self.damage(shard, key, name, offset, str(error)) from error
+
+    def damage(self, shard: str, key: str, name: str, offset: int, problem: str) -> DamageError:
+        """The error that names a member, what is wrong with it, and the remedy."""
+        message = (
+            f"{self.source.where}/{shard}: sample {key!r}, member {name} at byte {offset}: {problem}; "
+            f"find all damage with `python shards/verify.py shards={self.source.where}` and leave it out with "
+            "quarantine=true, or build the shards again"
+        )
+        return DamageError(
+            message, folder=self.source.folder, key=key, reason=f"member {name} at byte {offset}: {problem}"
+        )

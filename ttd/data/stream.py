@@ -10,26 +10,21 @@ Shapes: N samples, G global batch, B micro-batch, R repetitions, C channels, T t
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from ttd.config import Config, UserError, fingerprint
-from ttd.data import transforms
+from ttd.data import order, transforms
+from ttd.data.batches import Batcher
+from ttd.data.prefetch import prefetched
+from ttd.data.quarantine import Damage
 from ttd.data.reader import ShardReader
+from ttd.data.remote import RemoteConfig, open_remote_index
 from ttd.data.schema import Part
-from ttd.data.targets import TargetTable
-from ttd.data.whitening import normaliser_of
-from ttd.seeding import numpy_rng
-
-PREFETCH = 2
-"""Micro-batches prepared ahead by the one thread that reads."""
 
 
 class DataConfig(Config):
@@ -48,50 +43,33 @@ class DataConfig(Config):
     """White noise, in standard deviations of the channel."""
     targets: list[str] = Field(default_factory=list)
     """Names under ``<shards>/targets`` to join: clip, vae."""
+    picture_size: int | None = Field(default=None, ge=8)
+    """Join the decoded pictures, RGB, so many pixels along a side; none where null."""
+    decode_threads: int = Field(default=2, ge=1)
+    """Threads that decode them."""
+    remote: RemoteConfig | None = None
+    """Read ``part`` from materialised tars at an address instead of ``<shards>/<part>``."""
+    damage: Damage = "fail"
+    """What a damaged sample does: ``fail`` stops the run; ``quarantine`` writes it into ``quarantine.json`` first, so that
+    the next start leaves it out on every rank."""
+
+    def fingerprint_part(self) -> dict:
+        """The fields that decide what is in a batch."""
+        content = self.model_dump(mode="json", exclude={"shards", "decode_threads", "remote", "damage"})
+        if self.picture_size is None:
+            del content["picture_size"]
+        return content
 
 
 def open_reader(config: DataConfig, *, part: Part | None = None, open_test: bool = False) -> ShardReader:
-    """The reader of ``config.part`` (or ``part``) of ``config.shards``.
+    """The reader of ``config.part`` from where ``config`` says, or of another ``part`` of ``config.shards``.
 
     Raises:
         UserError: the folder is missing or damaged, or it is the locked test part (see ``splits.open_test``).
     """
+    if config.remote is not None and part in (None, config.part):
+        return ShardReader(open_remote_index(config.remote))
     return ShardReader.open(Path(config.shards) / (part or config.part), open_test=open_test)
-
-
-class _Batcher:
-    """Reads samples by number and makes the batch both streams hand out."""
-
-    def __init__(self, reader: ShardReader, config: DataConfig):
-        index = reader.index
-        self.reader, self.shape = reader, (index.n_chans, index.n_times)
-        if index.cap not in index.facts.statistics:
-            raise UserError(f"{index.folder}: the index has no channel statistics; build the shards again")
-        self.statistics = index.facts.statistics[index.cap]
-        self.normaliser = normaliser_of(index)
-        self.owner = self.normaliser.codes(index) if self.normaliser else np.zeros(0, np.int64)  # [N]
-        self.subject = index.codes("subject").astype(np.int64)
-        self.image = index.codes("image_sha256").astype(np.int64)
-        self.tables = [TargetTable.read(Path(config.shards) / "targets" / name) for name in config.targets]
-        shas = index.column("image_sha256")
-        self.rows = [table.rows(shas) for table in self.tables]
-
-    def scale(self, eeg: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """µV [B, C, T] of samples ``indices`` [B] → what a model is given."""
-        transforms.scale(eeg, self.statistics)
-        return eeg if self.normaliser is None else self.normaliser.apply(eeg, self.owner[indices])
-
-    def collate(self, eeg: np.ndarray, positions: np.ndarray, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        batch = {
-            "eeg": eeg,
-            "position": positions,
-            "index": indices,
-            "subject": self.subject[indices],
-            "image": self.image[indices],
-        }
-        for table, rows in zip(self.tables, self.rows, strict=True):
-            batch[table.name] = table.take(rows[indices])
-        return {name: torch.from_numpy(value) for name, value in batch.items()}
 
 
 class Stream:
@@ -137,8 +115,9 @@ class Stream:
             )
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
-        self._batcher = _Batcher(reader, config)
-        index = reader.index
+        self._batcher = _batcher(reader, config)
+        self._index = index = reader.index
+        self._lanes = config.remote.streams if config.remote is not None and index.reader.source.sequential else 0
         repeats = index.n_repetitions if config.repetitions == "all" else np.ones(index.n_samples, np.int64)
         self._sample = np.repeat(np.arange(index.n_samples), repeats)  # [n] element of a pass → sample
         self._repetition = np.arange(len(self._sample)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
@@ -151,13 +130,16 @@ class Stream:
                 "targets": {table.name: table.fingerprint for table in self._batcher.tables},
                 "seed": seed,
                 "global_batch_size": global_batch_size,
-                "config": config.model_dump(mode="json", exclude={"shards"}),
+                "config": config.fingerprint_part(),
+                **({"lanes": self._lanes} if self._lanes else {}),
             }
         )
 
     def elements(self, positions: np.ndarray) -> np.ndarray:
         """Elements of a pass [B] (numbers below ``n``) at global positions [B]."""
         passes, slots = np.divmod(positions, self.n)
+        if passes[0] == passes[-1]:
+            return self._permutation(int(passes[0]))[slots]
         return np.array([self._permutation(int(p))[s] for p, s in zip(passes, slots, strict=True)], np.int64)
 
     def batches(self, samples_seen: int = 0) -> Iterator[dict[str, torch.Tensor]]:
@@ -169,11 +151,12 @@ class Stream:
         float32 tensor per target. One image may occur several times in a batch.
 
         Raises:
-            UserError: a sample is damaged.
+            DamageError: a sample is damaged.
         """
-        return _prefetched(self._read(positions) for positions in self._positions(samples_seen))
+        return prefetched(self.read(positions) for positions in self.positions(samples_seen))
 
-    def _positions(self, samples_seen: int) -> Iterator[np.ndarray]:
+    def positions(self, samples_seen: int) -> Iterator[np.ndarray]:
+        """Global positions [B] of this rank's micro-batches, for ever."""
         while True:
             mine = np.arange(samples_seen + self.rank, samples_seen + self.global_batch_size, self.world_size)
             yield from mine.reshape(-1, self.micro_batch_size)
@@ -183,32 +166,41 @@ class Stream:
         if number not in self._permutations:
             if len(self._permutations) > 2:
                 self._permutations.clear()
-            self._permutations[number] = numpy_rng(self.seed, "order", number).permutation(self.n)
+            self._permutations[number] = (
+                order.in_lanes(
+                    self._index.shard[self._sample],
+                    len(self._index.facts.shards),
+                    self._lanes,
+                    seed=self.seed,
+                    number=number,
+                )
+                if self._lanes
+                else order.permutation(self.n, seed=self.seed, number=number)
+            )
         return self._permutations[number]
 
-    def _read(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
-        config, seed, batcher = self.config, self.seed, self._batcher
+    def read(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
+        """The micro-batch at global positions [B]; see ``batches``."""
+        config, seed = self.config, self.seed
         elements = self.elements(positions)
-        indices = self._sample[elements]
-        eeg = np.empty((len(positions), *batcher.shape), np.float32)
-        for row, (position, element, i) in enumerate(zip(positions.tolist(), elements, indices, strict=True)):
-            stored = batcher.reader.eeg_view(i)  # [R, C, T]
+        places = positions.tolist()
+
+        def choose(row: int, n: int) -> np.ndarray:
             if config.repetitions == "all":
-                chosen = self._repetition[element : element + 1]
-            else:
-                chosen = transforms.choose_repetitions(
-                    len(stored), config.repetitions, config.k, seed=seed, position=position
-                )
-            eeg[row] = transforms.average(stored, chosen)
-        eeg = batcher.scale(eeg, indices)
-        for row, position in enumerate(positions.tolist()):
-            if config.time_jitter:
-                transforms.jitter_time(eeg[row], config.time_jitter, seed=seed, position=position)
-            if config.noise:
-                transforms.add_noise(eeg[row], config.noise, seed=seed, position=position)
-            if config.electrode_dropout:
-                transforms.drop_electrodes(eeg[row], config.electrode_dropout, seed=seed, position=position)
-        return batcher.collate(eeg, positions, indices)
+                return self._repetition[elements[row] : elements[row] + 1]
+            return transforms.choose_repetitions(n, config.repetitions, config.k, seed=seed, position=places[row])
+
+        def vary(eeg: np.ndarray) -> None:
+            for row, position in enumerate(places):
+                if config.time_jitter:
+                    transforms.jitter_time(eeg[row], config.time_jitter, seed=seed, position=position)
+                if config.noise:
+                    transforms.add_noise(eeg[row], config.noise, seed=seed, position=position)
+                if config.electrode_dropout:
+                    transforms.drop_electrodes(eeg[row], config.electrode_dropout, seed=seed, position=position)
+
+        varied = config.time_jitter or config.noise or config.electrode_dropout
+        return self._batcher.batch(self._sample[elements], positions, choose, vary if varied else None)
 
 
 def evaluation_batches(
@@ -225,51 +217,22 @@ def evaluation_batches(
     as in ``Stream.batches``; ``position`` is the row of the index.
 
     Raises:
-        UserError: a sample is damaged, or a target is missing.
+        DamageError: a sample is damaged.
+        UserError: a target is missing.
     """
-    batcher = _Batcher(reader, config)
+    batcher = _batcher(reader, config)
     rows = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
-        eeg = np.empty((len(some), *batcher.shape), np.float32)
-        for row, i in enumerate(some):
-            eeg[row] = transforms.average(reader.eeg_view(i), slice(n_repetitions))
-        eeg = batcher.scale(eeg, some)
-        yield batcher.collate(eeg, some.copy(), some)
+        yield batcher.batch(some, some.copy(), lambda row, n: slice(n_repetitions))
 
 
-def _prefetched(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, made ahead by one thread, which ends with the generator; its exceptions are raised here.
-
-    Not a daemon: one that is cut off inside torch at the interpreter's end aborts the process. It looks whether the
-    main thread still runs instead.
-    """
-    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(PREFETCH)
-    stop = threading.Event()
-
-    def put(item: Any, error: BaseException | None) -> bool:
-        while not stop.is_set() and threading.main_thread().is_alive():
-            try:
-                ready.put((item, error), timeout=0.1)
-                return True
-            except queue.Full:
-                pass
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item, None):
-                    return
-        except BaseException as error:
-            put(None, error)
-
-    threading.Thread(target=work, name="ttd-prefetch").start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        stop.set()
+def _batcher(reader: ShardReader, config: DataConfig) -> Batcher:
+    return Batcher(
+        reader,
+        Path(config.shards),
+        config.targets,
+        picture_size=config.picture_size,
+        threads=config.decode_threads,
+        damage=config.damage,
+    )

@@ -16,6 +16,13 @@ MAX_SIZE = 8**11 - 1
 """Eleven octal digits: 8 GiB."""
 
 
+# What is the same in every header: mode, uid, gid; mtime 0; a plain file, "ustar" and no link, owner or device.
+_BEFORE = b"0000644\0" + b"0000000\0" * 2
+_MTIME = b"%011o\0" % 0
+_AFTER = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
+_FIXED_SUM = sum(_BEFORE) + sum(_MTIME) + sum(_AFTER) + 8 * 32  # the checksum's own field counts as blanks
+
+
 class TarDamageError(Exception):
     """The archive is not what was written; ``offset`` is the byte where that shows."""
 
@@ -46,16 +53,9 @@ def header(name: str, size: int) -> bytes:
         raise ValueError(f"member name {name!r} must have 1 to 100 characters")
     if size > MAX_SIZE:
         raise ValueError(f"{name}: {size} bytes are more than a tar member can hold ({MAX_SIZE})")
-    block = bytearray(BLOCK)
-    block[0 : len(encoded)] = encoded
-    block[100:108] = b"0000644\0"
-    block[108:124] = b"0000000\0" * 2  # uid, gid
-    block[124:136] = b"%011o\0" % size
-    block[136:148] = b"%011o\0" % 0  # mtime
-    block[156] = ord("0")
-    block[257:265] = b"ustar\x0000"
-    block[148:156] = b"%06o\0 " % _checksum(block)
-    return bytes(block)
+    digits = b"%011o\0" % size
+    checksum = _FIXED_SUM + sum(encoded) + sum(digits)
+    return b"".join((encoded.ljust(100, b"\0"), _BEFORE, digits, _MTIME, b"%06o\0 " % checksum, _AFTER))
 
 
 def padding(size: int) -> bytes:

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ttd.config import UserError
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
 from ttd.data.writer import ShardWriter
 
+MAX_IN_MEMORY = 256 * 2**20
+"""Bytes of a table that every rank holds whole. CLIP embeddings of THINGS are 41 MB; moments of 512-pixel images, 1.5 GB,
+are read when asked for, at about 10 µs each (measured, benchmarks/loader_cpu_2026-11-20.md)."""
+
 
 class TargetTable:
-    """One target of every image, whole in memory.
+    """One target of every image: in memory up to ``MAX_IN_MEMORY`` bytes, beyond that read (and verified) when asked for.
 
     Attributes:
         name: the folder's name.
@@ -27,15 +32,21 @@ class TargetTable:
         fingerprint: of the content.
     """
 
-    def __init__(self, folder: Path, index: ShardIndex, values: np.ndarray):
-        self.folder, self.name = folder, folder.name
-        self.shas, self.values, self.fingerprint = index.keys, values, index.fingerprint
-        self.shape = values.shape[1:]
+    def __init__(self, folder: Path, reader: ShardReader):
+        index = reader.index
+        self.folder, self.name, self.reader = folder, folder.name, reader
+        self.shas, self.fingerprint = index.keys, index.fingerprint
+        first = index.read_member(0, "target.npy")
+        self.shape = first.shape
         self._row = {sha: i for i, sha in enumerate(self.shas)}
+        self._values: torch.Tensor | None = None  # [N, ...] in the type that is stored
+        if len(index) * first.nbytes <= MAX_IN_MEMORY:
+            self._values = torch.empty((len(index), *self.shape), dtype=torch.from_numpy(first.copy()).dtype)
+            reader.arrays(np.arange(len(index)), "target.npy", self._values)
 
     @classmethod
     def read(cls, folder: Path | str) -> TargetTable:
-        """Load ``<root>/targets/<name>``.
+        """Open ``<root>/targets/<name>``.
 
         Raises:
             UserError: there are no such targets, or a member is damaged.
@@ -46,11 +57,7 @@ class TargetTable:
         index = ShardIndex.read(folder)
         if index.facts.kind != "target":
             raise UserError(f"{folder}: holds samples of kind {index.facts.kind!r}, not targets")
-        first = index.read_member(0, "target.npy")
-        values = np.empty((len(index), *first.shape), first.dtype)
-        for i in range(len(index)):
-            values[i] = index.read_member(i, "target.npy")
-        return cls(folder, index, values)
+        return cls(folder, ShardReader(index))
 
     def __len__(self) -> int:
         return len(self.shas)
@@ -70,13 +77,39 @@ class TargetTable:
             )
         return rows
 
+    def fill(self, rows: np.ndarray, out: torch.Tensor) -> None:
+        """Write the targets of row numbers [n] into ``out`` [n, ...]."""
+        if self._values is not None:
+            out.copy_(self._values.index_select(0, torch.from_numpy(rows)))
+        else:
+            self.reader.arrays(rows, "target.npy", out)
+
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Targets [n, ...] of row numbers, float32."""
-        return self.values[rows].astype(np.float32)
+        out = torch.empty((len(rows), *self.shape))
+        self.fill(rows, out)
+        return out.numpy()
 
     def array(self, shas: Sequence[str] | np.ndarray) -> np.ndarray:
         """Targets [n, ...] of images by sha256, float32."""
         return self.take(self.rows(shas))
+
+
+class MemberTable:
+    """The targets that the samples of a materialised index carry themselves; row i is sample i."""
+
+    def __init__(self, reader: ShardReader, name: str):
+        self.reader, self.name, self.fingerprint = reader, name, reader.index.fingerprint
+        self.member = f"{name}.npy"
+        if self.member not in reader.index.members:
+            have = ", ".join(m.removesuffix(".npy") for m in reader.index.members if m.endswith(".npy")) or "none"
+            raise UserError(f"{reader.index.folder}: was materialised without target {name!r} (it has {have})")
+        shapes = reader.index.facts.source["targets"]
+        self.shape = tuple(shapes[name])
+
+    def fill(self, rows: np.ndarray, out: torch.Tensor) -> None:
+        """Write the targets of row numbers [n] into ``out`` [n, ...]."""
+        self.reader.arrays(rows, self.member, out)
 
 
 def is_current(folder: Path, source: dict[str, Any]) -> bool:

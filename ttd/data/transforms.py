@@ -42,8 +42,9 @@ def choose_repetitions(n: int, mode: Repetitions, k: int, *, seed: int, position
 
 def scale(eeg: np.ndarray, statistics: Statistics) -> None:
     """Z-score µV [B, C, T] in place, per channel, with the statistics of the training part."""
-    eeg -= np.asarray(statistics.mean, np.float32)[:, None]
-    eeg *= (1 / np.asarray(statistics.std, np.float64)).astype(np.float32)[:, None]
+    x = torch.from_numpy(eeg)  # torch walks the broadcast rows twice as fast as NumPy, to the same bits
+    x.sub_(torch.tensor(statistics.mean, dtype=torch.float32)[:, None])
+    x.mul_((1 / torch.tensor(statistics.std, dtype=torch.float64)).float()[:, None])
 
 
 def jitter_time(eeg: np.ndarray, limit: int, *, seed: int, position: int) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ttd.config import UserError, write_json
+from ttd.config import UserError
 from ttd.data import tar
-from ttd.data.index import ShardIndex, read_quarantine
+from ttd.data.index import ShardIndex
+from ttd.data.members import DamageError
+from ttd.data.quarantine import add_to_quarantine, read_quarantine
 from ttd.data.schema import EEG_KINDS, check_sample, check_shape
 from ttd.data.splits import SplitManifest, Use, recording_name
 
@@ -136,9 +138,8 @@ def check_samples(index: ShardIndex, metas: dict[int, dict[str, Any]]) -> Iterat
             for name in index.member_names(i):
                 value = index.read_member(i, name)
                 members[name] = value.copy() if isinstance(value, np.ndarray) else value
-        except UserError as error:
-            message = str(error).partition(": sample ")[2].partition(", ")[2].partition("; find all")[0]
-            yield Finding(index.folder, message, shard, key)
+        except DamageError as error:
+            yield Finding(index.folder, error.reason, shard, key)
             continue
         wrong = check_sample(index.facts.kind, key, members)
         if not wrong and index.facts.kind in EEG_KINDS:
@@ -192,7 +193,5 @@ def quarantine(findings: list[Finding]) -> list[Finding]:
         if finding.key:
             by_folder.setdefault(finding.folder, {}).setdefault(finding.key, finding.message)
     for folder, reasons in by_folder.items():
-        reasons = {key: "found before" for key in read_quarantine(folder)} | reasons
-        samples = [{"key": key, "reason": reason} for key, reason in sorted(reasons.items())]
-        write_json(folder / "quarantine.json", {"samples": samples})
+        add_to_quarantine(folder, reasons)
     return [finding for finding in findings if not finding.key]

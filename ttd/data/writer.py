@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from ttd.config import UserError
 from ttd.data import tar
-from ttd.data.schema import EEG_KINDS, Facts, Kind, check_sample, check_shape
+from ttd.data.schema import EEG_KINDS, Facts, Kind, check_sample, check_shape, hash_of
 
 COLUMNS = ("subject", "cap", "image_sha256", "image_id", "concept", "label")
 """Fields of ``meta.json`` that also stand in the index, so that they are known without opening a shard."""
@@ -41,9 +41,14 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 def encode_npy(array: np.ndarray) -> bytes:
     """An array as the bytes of an npy file (never an object array)."""
+    return b"".join(_npy_parts(array))
+
+
+def _npy_parts(array: np.ndarray) -> list[bytes | memoryview]:
     if array.dtype.hasobject:
         raise ValueError("object arrays would need pickle; store numbers, or JSON")
-    return _npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes()
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return [_npy_header(array.dtype, array.shape), content.data]
 
 
 class ShardWriter:
@@ -105,7 +110,7 @@ class ShardWriter:
         if self._file is None:
             self._open_shard()
         self._keys[key] = None
-        row = {name: self._append(f"{key}.{name}", _encode(name, value)) for name, value in members.items()}
+        row = {name: self._append(f"{key}.{name}", _encode(value)) for name, value in members.items()}
         self._rows.append((len(self._shards) - 1, row))
         self._shards[-1]["n_samples"] += 1
         if self._shards[-1]["n_samples"] == self.samples_per_shard:
@@ -138,8 +143,10 @@ class ShardWriter:
             wrong = check_shape(complete, cap, (1, *shape))
             if wrong:
                 raise UserError(f"{self.folder}: sample {key!r}: {wrong}")
+        content = complete.model_dump(mode="json")
+        content["facts_sha256"] = hash_of(content)
         with open(self._aside / "index.json", "w") as file:
-            file.write(complete.model_dump_json(indent=1) + "\n")
+            file.write(json.dumps(content, indent=1) + "\n")
             _sync(file)
         self._rename()
         return complete
@@ -149,17 +156,21 @@ class ShardWriter:
         self._shards.append({"name": name, "size": 0, "sha256": "", "n_samples": 0})
         self._file, self._hash = (self._aside / name).open("wb"), hashlib.sha256()
 
-    def _put(self, content: bytes) -> None:
+    def _put(self, content: bytes | memoryview) -> None:
         assert self._file is not None
         self._file.write(content)
         self._hash.update(content)
         self._shards[-1]["size"] += len(content)
 
-    def _append(self, name: str, content: bytes) -> tuple[int, int, int]:
-        self._put(tar.header(name, len(content)))
+    def _append(self, name: str, parts: list[bytes | memoryview]) -> tuple[int, int, int]:
+        size, checksum = sum(len(part) for part in parts), xxhash.xxh3_64()
+        self._put(tar.header(name, size))
         offset = self._shards[-1]["size"]
-        self._put(content + tar.padding(len(content)))
-        return offset, len(content), xxhash.xxh3_64_intdigest(content)
+        for part in parts:
+            self._put(part)
+            checksum.update(part)
+        self._put(tar.padding(size))
+        return offset, size, checksum.intdigest()
 
     def _close_shard(self) -> None:
         assert self._file is not None
@@ -200,12 +211,12 @@ class ShardWriter:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _encode(name: str, value: np.ndarray | bytes | dict) -> bytes:
+def _encode(value: np.ndarray | bytes | dict) -> list[bytes | memoryview]:
     if isinstance(value, np.ndarray):
-        return encode_npy(value)
+        return _npy_parts(value)
     if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
-    return bytes(value)
+        return [json.dumps(value, ensure_ascii=False, sort_keys=True).encode()]
+    return [bytes(value)]
 
 
 def _sync(file: Any) -> None:

@@ -1,0 +1,170 @@
+"""What both streams hand out: samples read by number, scaled, with the targets and pictures of their images.
+
+Shapes: B batch, R repetitions, C channels, T time points, S pixels along a side.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ttd.config import UserError
+from ttd.data import transforms
+from ttd.data.members import DamageError
+from ttd.data.pictures import PictureDecoder
+from ttd.data.quarantine import Damage, add_to_quarantine
+from ttd.data.reader import ShardReader
+from ttd.data.targets import MemberTable, TargetTable
+from ttd.data.whitening import normaliser_of
+
+MAX_BUFFERS = 8
+"""Per shape: the batches made ahead, the one that is made, and those that the loop still holds."""
+UNUSED = 2
+"""References to an array that only its list holds, as ``sys.getrefcount`` counts them (its own argument is one)."""
+
+
+class Buffers:
+    """Arrays that are used again once nobody holds them: fresh memory for every batch costs as much as reading it (the system
+    clears it first; measured, benchmarks/loader_cpu_2026-11-20.md)."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[tuple[int, ...], type], list[np.ndarray]] = {}
+
+    def empty(self, *shape: int, dtype: type = np.float32) -> np.ndarray:
+        """An array whose last user has let go of it (tensors made from an array hold on to it), or a new one."""
+        held = self.held.setdefault((shape, dtype), [])
+        for i in range(len(held)):
+            if sys.getrefcount(held[i]) == UNUSED:
+                return held[i]
+        array: np.ndarray = np.empty(shape, dtype)
+        if len(held) < MAX_BUFFERS:
+            held.append(array)
+        return array
+
+
+class Batcher:
+    """Makes batches of the samples of one index.
+
+    Args:
+        reader: of the samples.
+        root: the study's folder, where ``targets/`` and ``images/`` are, unless the samples hold their own.
+        targets: names to join.
+        picture_size: S of the decoded pictures to join; none where None.
+        threads: that decode them.
+        damage: what a failed read does.
+    """
+
+    def __init__(
+        self,
+        reader: ShardReader,
+        root: Path,
+        targets: list[str],
+        *,
+        picture_size: int | None = None,
+        threads: int = 1,
+        damage: Damage = "fail",
+    ):
+        index = reader.index
+        self.reader, self.index, self.damage, self.shape = reader, index, damage, (index.n_chans, index.n_times)
+        if index.cap not in index.facts.statistics:
+            raise UserError(f"{index.folder}: the index has no channel statistics; build the shards again")
+        self.statistics = index.facts.statistics[index.cap]
+        self.normaliser = normaliser_of(index)
+        self.owner = self.normaliser.codes(index) if self.normaliser else np.zeros(0, np.int64)  # [N]
+        self.buffers = Buffers()
+        self.single = bool((index.n_repetitions == 1).all())
+        self.subject = index.codes("subject").astype(np.int64)
+        self.image = index.codes("image_sha256").astype(np.int64)
+        own = index.facts.kind == "materialised"
+        shas = index.column("image_sha256")
+        self.tables: list[TargetTable | MemberTable] = []
+        self.rows: list[np.ndarray] = []  # [N] of each table
+        for name in targets:
+            if own:
+                self.tables.append(MemberTable(reader, name))
+                self.rows.append(np.arange(len(index)))
+            else:
+                table = TargetTable.read(root / "targets" / name)
+                self.tables.append(table)
+                self.rows.append(table.rows(shas))
+        self.decoder = PictureDecoder(picture_size, threads) if picture_size else None
+        self.pictures, self.picture_row = reader, np.arange(len(index))
+        if self.decoder and not own:
+            self.pictures = ShardReader.open(root / "images")
+            places = {sha: row for row, sha in enumerate(self.pictures.index.keys)}
+            absent = [sha for sha in shas if sha not in places]
+            if absent:
+                raise UserError(f"{root / 'images'}: {len(absent)} of {len(shas)} pictures are not there; build again")
+            self.picture_row = np.array([places[sha] for sha in shas], np.int64)
+
+    def batch(
+        self,
+        indices: np.ndarray,
+        positions: np.ndarray,
+        choose: Callable[[int, int], np.ndarray | slice],
+        vary: Callable[[np.ndarray], None] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The batch of samples ``indices`` [B] at ``positions`` [B] of the stream.
+
+        Args:
+            choose: the repetitions to average, of (row, R).
+            vary: changes scaled EEG [B, C, T] in place.
+
+        Raises:
+            DamageError: a sample is damaged; with the policy ``quarantine`` it is on the list by then.
+        """
+        try:
+            return self._batch(indices, positions, choose, vary)
+        except DamageError as error:
+            folder = error.folder
+            if self.damage == "fail" or folder is None:
+                raise
+            add_to_quarantine(folder, {error.key: error.reason})
+            note = f"{error}; it is in {folder / 'quarantine.json'} now, the next start leaves it out"
+            raise DamageError(note, folder=folder, key=error.key, reason=error.reason) from error
+
+    def _batch(
+        self,
+        indices: np.ndarray,
+        positions: np.ndarray,
+        choose: Callable[[int, int], np.ndarray | slice],
+        vary: Callable[[np.ndarray], None] | None,
+    ) -> dict[str, torch.Tensor]:
+        self.index.stage(indices)
+        eeg = self.buffers.empty(len(indices), *self.shape)
+        if self.single:
+            self.reader.arrays(indices, "eeg.npy", torch.from_numpy(eeg)[:, None])
+        else:
+            for row, i in enumerate(indices.tolist()):
+                stored = self.reader.eeg_view(i)  # [R, C, T]
+                eeg[row] = transforms.average(stored, choose(row, len(stored)))
+        transforms.scale(eeg, self.statistics)
+        if self.normaliser is not None:
+            eeg = self.normaliser.apply(eeg, self.owner[indices])
+        if vary is not None:
+            vary(eeg)
+        batch = {
+            "eeg": eeg,
+            "position": positions,
+            "index": indices,
+            "subject": self.subject[indices],
+            "image": self.image[indices],
+        }
+        for table, rows in zip(self.tables, self.rows, strict=True):
+            batch[table.name] = self.buffers.empty(len(indices), *table.shape)
+            table.fill(rows[indices], torch.from_numpy(batch[table.name]))
+        out = {name: torch.from_numpy(value) for name, value in batch.items()}
+        if self.decoder is not None:
+            index = self.pictures.index
+            files = (
+                (f"{index.folder}: sample {index.keys[i]!r}", self.pictures.image(i))
+                for i in self.picture_row[indices].tolist()
+            )
+            decoded = self.buffers.empty(len(indices), self.decoder.size, self.decoder.size, 3, dtype=np.uint8)
+            self.decoder.batch(files, decoded)
+            out["picture"] = torch.from_numpy(decoded).permute(0, 3, 1, 2)  # channels last in memory, as it was decoded
+        return out
