@@ -54,6 +54,11 @@ def check(config: AlignConfig) -> Plan:
     targets = config.data.shards / "targets" / config.objective.target
     if not (targets / "index.json").is_file():
         plan.problems.append(f"data.shards: {targets} has no targets; make them with shards/precompute_targets.py")
+    elif len(shape := TargetTable.read(targets).shape) != 1:
+        plan.problems.append(
+            f"objective.target={targets.name}: one embedding per picture is needed, this target is {list(shape)}; "
+            "make a pooled or -mean one with shards/precompute_targets.py"
+        )
     for part in (config.data.part, "validation"):
         try:
             index = ShardIndex.read(config.data.shards / part)

@@ -73,10 +73,11 @@ def paired(tmp_path: Path) -> Path:
                     eeg = (10 * (patterns[i] + rng.standard_normal((4, 3, 64)))).astype(np.float16)
                     writer.write(f"s{subject}-{i}", {"eeg.npy": eeg, "meta.json": meta(subject, part, 4, i)})
             writer.finish(facts(part, FEWER, 64))
-    with ShardWriter(folder / "targets" / "clip", kind="target") as writer:
-        for i in range(24):
-            writer.write(sha(i), {"target.npy": rng.standard_normal(6).astype(np.float32)})
-        writer.finish({"study": "Simulated"})
+    for name, shape in (("clip", (6,)), ("dinov2.8-tokens", (4, 6))):
+        with ShardWriter(folder / "targets" / name, kind="target") as writer:
+            for i in range(24):
+                writer.write(sha(i), {"target.npy": rng.standard_normal(shape).astype(np.float32)})
+            writer.finish({"study": "Simulated"})
     return folder
 
 
@@ -128,6 +129,7 @@ def test_from_windows_to_an_encoder_aligned_on_another_cap(tmp_path, windows, pa
         ("data.shards=nowhere", "nowhere"),
         ("pretrained=nowhere", "no exported encoder"),
         ("objective.target=dino", "has no targets"),
+        ("objective.target=dinov2.8-tokens", "one embedding per picture is needed, this target is [4, 6]"),
         ("encoder.token_ms=4000", "shorter than one token"),
     ],
 )
