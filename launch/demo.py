@@ -14,13 +14,12 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ttd.config import fingerprint, write_json
+from ttd.config import STOPPED, fingerprint, interruptible, run_step, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_DIR = Path("runs/demo/.steps")
@@ -114,8 +113,10 @@ def another_study(seed: int) -> list[Step]:
     calibrate = [sys.executable, str(ROOT / "shards/calibrate_simulated.py"), f"output_dir={calibrated.parent}"]
     calibrate += [f"seed={seed}", "check_files=false"]
     calibrate += [f"{key}={ROOT / path}" for key, path in CALIBRATION_PATHS.items()]
-    if not calibrated.is_file():
-        subprocess.run(calibrate, check=True)
+    status = 0 if calibrated.is_file() else run_step(calibrate)
+    if status:
+        print(f"demo: calibration ended with status {status}; the same command goes on here", file=sys.stderr)
+        sys.exit(status)
     gain = json.loads(calibrated.read_text())["gain"]
     simulate = replace(CHAIN[0], overrides=[f"seed={seed}", f"brain.gain={gain}"])
     return [simulate, *CHAIN[1:]]
@@ -146,7 +147,7 @@ def main() -> int:
             continue
         print(f"{head}\n    {step.shown}", flush=True)
         start = time.monotonic()
-        status = subprocess.run(step.command, check=False).returncode
+        status = run_step(step.command)
         if status:
             print(f"demo: step {step.name} ended with status {status}; the same command goes on here", file=sys.stderr)
             return status
@@ -159,4 +160,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        with interruptible():
+            sys.exit(main())
+    except KeyboardInterrupt:
+        print("demo: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)

@@ -11,11 +11,9 @@ result, and refuses to go on with another one. docs/own_data.md says how recordi
 from __future__ import annotations
 
 import collections
-import importlib
 import json
 import os
 import runpy
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from ttd.config import (
+    BAD_INPUT,
     DONE,
     FAILED_ITEMS,
     STOPPED,
@@ -32,20 +31,12 @@ from ttd.config import (
     UserError,
     load_config,
     run,
+    run_step,
 )
 from ttd.eeg.studies import open_study
-from ttd.experiments.own_data import SCRIPTS, OwnDataConfig
+from ttd.experiments.own_data import SCRIPTS, OwnDataConfig, schema_of
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMAS = {
-    "shards": ("ttd.experiments.shards", "BuildPairedConfig"),
-    "targets": ("ttd.experiments.targets", "TargetsConfig"),
-    "align": ("ttd.experiments.align", "AlignConfig"),
-    "finetune": ("ttd.experiments.finetune", "FinetuneConfig"),
-    "generate": ("ttd.experiments.generate", "GenerateConfig"),
-    "eval": ("ttd.experiments.eval", "EvalConfig"),
-    "report": ("ttd.experiments.report", "ReportConfig"),
-}
 PARTS, FEWEST = ("train", "validation", "test"), 6
 """Pictures that each part needs at least: hits among the first five are counted, which five would give for nothing."""
 
@@ -53,9 +44,9 @@ PARTS, FEWEST = ("train", "validation", "test"), 6
 def check(config: OwnDataConfig) -> Plan:
     """Every step's experiment, the recordings with their events and pictures, and the base model."""
     plan, built = Plan(), None
-    for step, (module, schema) in SCHEMAS.items():
+    for step in SCRIPTS:
         try:
-            loaded = load_config(getattr(importlib.import_module(module), schema), [], overrides(config, step))
+            loaded = load_config(schema_of(step), [], overrides(config, step))
         except UserError as error:
             plan.problems += [f"{step}.{line}" for line in str(error).splitlines()]
             continue
@@ -105,7 +96,8 @@ def main(config: OwnDataConfig) -> None:
     """Write the experiment of every step and run it; a step that fails ends everything with its status.
 
     Shards and targets look for themselves whether recordings and models are still the same. A later step is left out where
-    its experiment is the same and it finished after all that it reads: the test part is not opened for nothing.
+    its experiment is the same and it finished after all that it reads: the test part is not opened for nothing. A step that
+    refuses its experiment keeps the one it finished with.
     """
     folder, trees = config.output_dir / "configs", config.trees()
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,15 +108,22 @@ def main(config: OwnDataConfig) -> None:
     latest = 0.0
     for number, (step, script) in enumerate(SCRIPTS.items(), start=1):
         path, text = folder / f"{step}.yaml", yaml.safe_dump(trees[step], sort_keys=False, allow_unicode=True)
-        same = path.is_file() and path.read_text() == text
+        same, former = path.is_file() and path.read_text() == text, folder / f".{step}.former"
+        begun = path.stat().st_mtime if same else 0.0
         head, reads_recordings = f"\n[{number}/{len(SCRIPTS)}] {commands[step]}", step in ("shards", "targets")
-        if not reads_recordings and same and finished_at(config.output_dir / step) > latest:
+        finished = finished_at(config.output_dir / step)
+        if not reads_recordings and same and finished > latest and finished >= begun:
             print(f"{head} - finished before", flush=True)
         else:
             print(head, flush=True)
+            if path.is_file():
+                path.replace(former)
             path.write_text(text)
             start = time.monotonic()
-            status = subprocess.run([sys.executable, ROOT / script, "--config", path], check=False).returncode
+            status = run_step([sys.executable, ROOT / script, "--config", path])
+            if status == BAD_INPUT and former.is_file():
+                former.replace(path)
+            former.unlink(missing_ok=True)
             if status:
                 kind = {FAILED_ITEMS: FailedItemsError, STOPPED: StoppedError}.get(status, UserError)
                 raise kind(f"step {step} ended with status {status}; the same command goes on from here")

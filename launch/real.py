@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+from ttd.config import STOPPED, interruptible, run_step
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOWS, SHARDS, RUNS = Path("data/eegmmidb/windows"), Path("data/muse-p300"), Path("runs/real")
@@ -34,7 +35,7 @@ def go(script: str, config: str | None, *overrides: str) -> None:
     command = [sys.executable, script, *(["--config", config] if config else []), *overrides]
     print(f"\n$ python {' '.join(command[1:])}", flush=True)
     start = time.monotonic()
-    status = subprocess.run(command, check=False).returncode
+    status = run_step(command)
     if status:
         print(f"make real: {script} ended with status {status}; the same command goes on from here", file=sys.stderr)
         sys.exit(status)
@@ -96,4 +97,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        with interruptible():
+            main()
+    except KeyboardInterrupt:
+        print("make real: stopped; the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)

@@ -5,7 +5,8 @@ overrides one field, ``--print-config`` prints the resolved experiment, ``--dry-
 All mistakes are reported at once, each with its dotted path, before any process group starts.
 
 Exit statuses: 0 done, 2 bad input, 3 finished with failed items, 75 stopped and resumable. Launchers change them, so rank 0
-also writes ``outcome.json`` into the run folder.
+also writes ``outcome.json`` into the run folder. Without a launcher bad input leaves the folder as it is: what finished
+there before is still finished.
 """
 
 from __future__ import annotations
@@ -14,16 +15,23 @@ import difflib
 import hashlib
 import json
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ttd.explain import describe_fields as describe_fields
+from ttd.explain import explain as explain
 
 DONE, BAD_INPUT, FAILED_ITEMS, STOPPED = 0, 2, 3, 75
 
@@ -32,6 +40,11 @@ class Config(BaseModel):
     """Base of every configuration: unknown keys are errors, a docstring below a field documents it, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    @classmethod
+    def further_mistakes(cls, tree: dict) -> list[str]:
+        """Mistakes of sections that are handed on unread, to be told together with those of this configuration."""
+        return []
 
 
 class UserError(Exception):
@@ -100,37 +113,6 @@ def parse_override(text: str) -> dict:
     return nested
 
 
-def _allowed_keys(schema: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    """Field names at ``path`` of ``schema``, as far as it can be followed."""
-    model: Any = schema
-    for part in path:
-        info = getattr(model, "model_fields", {}).get(part)
-        if info is None:
-            continue  # a discriminator's tag, or a list index
-        candidates = [info.annotation, *typing.get_args(info.annotation)]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        if model is None:
-            return []
-    return list(model.model_fields)
-
-
-def explain(error: ValidationError, schema: type[BaseModel]) -> list[str]:
-    """Every mistake of a configuration in one sentence each: dotted path, value, remedy."""
-    lines = []
-    for mistake in error.errors():
-        path = ".".join(str(part) for part in mistake["loc"]) or "the configuration"
-        if mistake["type"] == "extra_forbidden":
-            allowed = _allowed_keys(schema, mistake["loc"][:-1])
-            near = difflib.get_close_matches(str(mistake["loc"][-1]), allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(allowed) or 'see --help'}"
-            lines.append(f"{path}: unknown key (value {mistake['input']!r}); {hint}")
-        elif mistake["type"] == "missing":
-            lines.append(f"{path}: must be given; write it in the YAML file or as {path}=VALUE on the command line")
-        else:
-            lines.append(f"{path}: {mistake['msg']}, got {mistake['input']!r}")
-    return lines
-
-
 def load_config(schema: type[C], files: Sequence[Path], overrides: Sequence[str] = ()) -> C:
     """Build ``schema`` from YAML files and overrides.
 
@@ -145,7 +127,7 @@ def load_config(schema: type[C], files: Sequence[Path], overrides: Sequence[str]
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(explain(error, schema))) from error
+        raise UserError("\n".join(explain(error, schema) + schema.further_mistakes(tree))) from error
 
 
 def to_yaml(config: Config) -> str:
@@ -158,29 +140,6 @@ def fingerprint(value: Any, n: int = 16) -> str:
     if isinstance(value, Config):
         value = value.model_dump(mode="json")
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:n]
-
-
-def describe_fields(schema: type[BaseModel], indent: str = "  ") -> list[str]:
-    """The configuration tree as text: key, type, default, meaning."""
-    lines = []
-    for name, info in schema.model_fields.items():
-        candidates = [info.annotation, *typing.get_args(info.annotation)]
-        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        doc = " ".join((info.description or "").split())
-        if len(sections) == 1:
-            lines.append(f"{indent}{name}:" + (f"  {doc}" if doc else ""))
-            lines += describe_fields(sections[0], indent + "  ")
-        elif sections:
-            lines.append(f"{indent}{name}:  one of, by its name:" + (f" {doc}" if doc else ""))
-            for section in sections:
-                lines.append(f"{indent}  - {section.model_fields['name'].default}")
-                lines += describe_fields(section, indent + "      ")
-        else:
-            kind = str(info.annotation).replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
-            kind = info.annotation.__name__ if isinstance(info.annotation, type) else kind
-            default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)}"
-            lines.append(f"{indent}{name}: {kind} ({default})" + (f"  {doc}" if doc else ""))
-    return lines
 
 
 USAGE = """
@@ -222,6 +181,50 @@ def _wait_for_outcome(path: Path, since: float, timeout_s: float = 10.0) -> None
         time.sleep(0.05)
 
 
+def is_launched() -> bool:
+    """Whether a launcher (torchrun, accelerate) started this process: it hides the exit status."""
+    return "RANK" in os.environ or "ACCELERATE_USE_CPU" in os.environ
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends what is within like Ctrl-C; not below a launcher, which ends its processes by SIGTERM itself."""
+    if is_launched() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_step(command: Sequence[str | Path]) -> int:
+    """Run a command of a chain to its end and return its status; STOPPED where a signal asked to stop meanwhile.
+
+    Ctrl-C reaches the command by itself; SIGTERM, which only this process got, is handed on.
+    """
+    process, stopped = subprocess.Popen(command), False
+    while True:
+        try:
+            status = process.wait()
+            return STOPPED if stopped else status
+        except KeyboardInterrupt as signalled:
+            stopped = True
+            if signalled.args:
+                process.terminate()
+
+
+def blocked(folder: Path) -> list[str]:
+    """Why ``folder`` cannot be made: something on its path is a file."""
+    parts = [folder, *folder.parents]
+    return [f"output_dir={folder}: {path} is a file; give a folder" for path in parts if path.is_file()]
+
+
 def _arguments(argv: Sequence[str]) -> tuple[list[Path], list[str], set[str]]:
     files, overrides, flags = [], [], set()
     rest = list(argv)
@@ -255,42 +258,50 @@ def run(
     ``check(config)`` must not start a process group nor write anything: it lists all problems and the costs.
     The run folder is ``config.output_dir``.
     """
-    start, config, message, status = time.monotonic(), None, "", DONE
+    start, config, message, status, started = time.monotonic(), None, "", DONE, False
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if is_main_process() else (lambda text: None)
     try:
-        files, overrides, flags = _arguments(sys.argv[1:] if argv is None else argv)
-        if "--help" in flags:
-            if is_main_process():
-                print((doc or "").strip() + "\n" + USAGE + "\n".join(describe_fields(schema)))
-            sys.exit(DONE)
-        config = load_config(schema, files, overrides)
-        if "--print-config" in flags:
-            if is_main_process():
-                print(to_yaml(config), end="")
-            sys.exit(DONE)
-        plan = check(config) if check else Plan()
-        if plan.problems:
-            raise UserError("\n".join(plan.problems))
-        for note in plan.notes:
-            say(note)
-        if "--dry-run" in flags:
-            say("dry run: everything needed is there; nothing was started")
-            sys.exit(DONE)
-        main(config)
-        message = "done"
+        with interruptible():
+            files, overrides, flags = _arguments(sys.argv[1:] if argv is None else argv)
+            if "--help" in flags:
+                if is_main_process():
+                    print((doc or "").strip() + "\n" + USAGE + "\n".join(describe_fields(schema)))
+                sys.exit(DONE)
+            config = load_config(schema, files, overrides)
+            if "--print-config" in flags:
+                if is_main_process():
+                    print(to_yaml(config), end="")
+                sys.exit(DONE)
+            plan = check(config) if check else Plan()
+            problems = blocked(getattr(config, "output_dir", Path())) + plan.problems
+            if problems:
+                raise UserError("\n".join(problems))
+            for note in plan.notes:
+                say(note)
+            if "--dry-run" in flags:
+                say("dry run: everything needed is there; nothing was started")
+                sys.exit(DONE)
+            started = True
+            main(config)
+            message = "done"
     except UserError as error:
         status, message = BAD_INPUT, str(error)
     except FailedItemsError as error:
         status, message = FAILED_ITEMS, str(error)
     except StoppedError as error:
         status, message = STOPPED, str(error)
+    except KeyboardInterrupt:
+        status, message = STOPPED, "stopped; the same command goes on"
     if status != DONE:
         say(f"{Path(sys.argv[0]).name}: {message}")
     folder = getattr(config, "output_dir", None)
-    # A refused start leaves an outcome only where a run folder already exists or a launcher hides the exit status.
-    if folder is not None and (status != BAD_INPUT or Path(folder).exists() or "RANK" in os.environ):
-        write_outcome(Path(folder), status, message, time.monotonic() - start, entry=Path(sys.argv[0]).name)
+    if (
+        folder is not None
+        and not blocked(folder)
+        and (is_launched() or (started and status != BAD_INPUT and folder.is_dir()))
+    ):
+        write_outcome(folder, status, message, time.monotonic() - start, entry=Path(sys.argv[0]).name)
         if status != DONE and not is_main_process():
-            _wait_for_outcome(Path(folder) / "outcome.json", time.time() - (time.monotonic() - start))
+            _wait_for_outcome(folder / "outcome.json", time.time() - (time.monotonic() - start))
     sys.stdout.flush()
     sys.exit(status)

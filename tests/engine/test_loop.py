@@ -26,6 +26,8 @@ class Experiment(Config):
 
 
 class Objective(nn.Module):
+    signal = signal.SIGUSR1
+
     def __init__(self, signal_at: int | None = None, nan_at: int | None = None, dropout: float = 0.2):
         super().__init__()
         with torch.random.fork_rng():
@@ -39,7 +41,7 @@ class Objective(nn.Module):
     def forward(self, batch):
         self.calls += 1
         if self.calls == self.signal_at:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), self.signal)
         loss = (self.frozen(self.body(batch["eeg"])) - batch["eeg"][:, :2]).square().mean()
         return {"loss": loss * float("nan") if self.calls == self.nan_at else loss, "twice": 2 * loss.detach()}
 
@@ -90,11 +92,15 @@ def same(a, b):
     )
 
 
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGUSR1, signal.SIGINT])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, by):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Objective, "signal", by)
     go(tmp_path / "straight")
     with pytest.raises(StoppedError, match="stopped at step 5 of 9"):
         go(tmp_path / "broken", Objective(signal_at=9))  # two micro-batches per step
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    assert signal.signal(signal.SIGINT, before) == signal.default_int_handler
     go(tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "straight")
     assert same(tensors(tmp_path / "broken/step-0000009"), tensors(tmp_path / "straight/step-0000009"))

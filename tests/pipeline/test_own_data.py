@@ -9,6 +9,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mne
@@ -149,18 +150,18 @@ def ran(place, monkeypatch):
     monkeypatch.chdir(place)
     module, ended = driver(), {}
 
-    def step(command, **_):
+    def step(command):
         folder = place / "runs/own_data/table" / command[-1].stem
         folder.mkdir(parents=True, exist_ok=True)
         name = "index.json" if folder.name == "shards" else "outcome.json"
-        if not (folder / "index.json").exists():
+        if not (folder / "index.json").exists() and ended.get(folder.name) != 2:
             (folder / name).write_text(json.dumps({"status": ended.get(folder.name, 0)}))
         (folder / "table.md").write_text("the table")
         ran.append(folder.name)
-        return subprocess.CompletedProcess(command, ended.get(folder.name, 0))
+        return ended.get(folder.name, 0)
 
     ran: list[str] = []
-    monkeypatch.setattr(subprocess, "run", step)
+    monkeypatch.setitem(module["main"].__globals__, "run_step", step)
 
     def go(*overrides: str, **statuses: int) -> list[str]:
         ended.clear()
@@ -188,3 +189,42 @@ def test_a_step_that_fails_ends_the_chain_with_its_name_and_status_and_is_where_
     with pytest.raises(UserError, match="step eval ended with status 1"):
         ran("eval.n_draws=2", eval=1)
     assert ran("eval.n_draws=2") == ["shards", "targets", "eval", "report"]
+
+
+def test_a_refused_step_is_refused_again_and_what_finished_before_stays_finished(ran, place):
+    assert ran() == list(SCRIPTS)
+    for _ in range(2):  # it may not count as finished because an older result lies there
+        with pytest.raises(UserError, match="step align ended with status 2"):
+            ran("align.optim={lr: 1.0}", align=2)
+    assert ran() == ["shards", "targets"]
+
+
+def test_a_step_that_was_killed_under_another_experiment_does_not_count_as_finished(ran, place):
+    assert ran() == list(SCRIPTS)
+    experiment = place / "runs/own_data/table/configs/eval.yaml"
+    os.utime(experiment, ns=(time.time_ns() + 10**9,) * 2)  # written again after the result that lies there
+    assert ran() == ["shards", "targets", "eval", "report"]
+
+
+def test_mistakes_in_own_keys_and_in_those_of_the_steps_are_told_at_once():
+    given = ["study={name: table, root: x, title: T}", "outputdir=x", "align.train.max_stepz=3", "eval.n_draws=many"]
+    with pytest.raises(UserError) as refused:
+        load_config(OwnDataConfig, [ROOT / "configs/own_data/table.yaml"], given)
+    lines = str(refused.value).splitlines()
+    assert lines[0].startswith("outputdir: unknown key (value 'x'); did you mean 'output_dir'?")
+    assert lines[1].startswith("align.train.max_stepz: unknown key (value 3); did you mean 'max_steps'?")
+    assert lines[2].startswith("eval.n_draws: Input should be a valid integer")
+    assert len(lines) == 3
+
+
+def test_a_misspelt_study_is_told_the_known_ones_and_paths_are_those_that_were_written():
+    for given, told in {
+        "study.name=tablex": "study.name: there is no 'tablex'; did you mean 'table'? (known here: bids, ",
+        "study.rooot=x": "study.rooot: unknown key (value 'x'); did you mean 'root'?",
+        "parts.test=[2]": """parts.test.0: Input should be a valid string, got 2; quote it: ["2"]""",
+        "epochs.tmin=3": "epochs: tmin=3.0 must be below tmax=0.6",
+    }.items():
+        with pytest.raises(UserError) as refused:
+            load_config(OwnDataConfig, [ROOT / "configs/own_data/table.yaml"], [given])
+        assert str(refused.value).startswith(told)
+        assert "{" not in str(refused.value)

@@ -1,7 +1,7 @@
 """What all ranks must agree on after each step: whether to stop, and whether everything was finite.
 
-A signal (SIGTERM, SIGUSR1) or the file named by ``TTD_STOP_FILE`` only sets a flag; one all-reduce of two numbers per
-step makes every rank see it at the same step, because a rank that stops alone hangs the others.
+A signal (SIGTERM, SIGUSR1, Ctrl-C) or the file named by ``TTD_STOP_FILE`` only sets a flag; one all-reduce of two numbers per
+step makes every rank see it at the same step, because a rank that stops alone hangs the others. A second Ctrl-C ends at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ttd.config import UserError
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK_EVERY_S = 1.0  # at most one look per second at a file on a shared disk
 
 
@@ -29,14 +29,16 @@ class StopRequest:
     """Whether somebody asked this process to stop. Signals are caught while it is entered as a context."""
 
     def __init__(self) -> None:
-        self.signalled = False
+        self.signalled, self.interrupted = False, False
         self._seen_file = False
         self._next_look = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
+            self._previous = {
+                s: signal.signal(s, self._handle) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN
+            }  # a job in the background ignores Ctrl-C
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -44,7 +46,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self.signalled = True
+        if self.interrupted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signalled, self.interrupted = True, number == signal.SIGINT
 
     @property
     def requested(self) -> bool:

@@ -6,12 +6,13 @@ target) is filled in by ``trees``.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from ttd.config import Config, merge
+from ttd.config import Config, explain, merge
 from ttd.data.pairing import PartsConfig
 from ttd.eeg.epochs import EpochsConfig
 from ttd.eeg.preprocessing import PreprocessingConfig
@@ -27,6 +28,23 @@ SCRIPTS = {
     "report": "ttd/report.py",
 }
 """The steps in their order."""
+SCHEMAS = {
+    "shards": ("ttd.experiments.shards", "BuildPairedConfig"),
+    "targets": ("ttd.experiments.targets", "TargetsConfig"),
+    "align": ("ttd.experiments.align", "AlignConfig"),
+    "finetune": ("ttd.experiments.finetune", "FinetuneConfig"),
+    "generate": ("ttd.experiments.generate", "GenerateConfig"),
+    "eval": ("ttd.experiments.eval", "EvalConfig"),
+    "report": ("ttd.experiments.report", "ReportConfig"),
+}
+ASKED = ("align", "finetune", "generate", "eval")
+
+
+def schema_of(step: str) -> type[Config]:
+    """The configuration of a step's entry; imported late, since most of them need torch."""
+    module, name = SCHEMAS[step]
+    found: type[Config] = getattr(importlib.import_module(module), name)
+    return found
 
 
 class OwnDataConfig(Config):
@@ -53,6 +71,19 @@ class OwnDataConfig(Config):
     """Fields of ttd/generate.py."""
     eval: dict[str, Any] = Field(default_factory=dict)
     """Fields of ttd/eval.py."""
+
+    @classmethod
+    def further_mistakes(cls, tree: dict) -> list[str]:
+        """Mistakes in the fields of the steps; what is absent there, ``trees`` may still fill in."""
+        lines = []
+        for step in (step for step in ASKED if isinstance(tree.get(step), dict)):
+            schema = schema_of(step)
+            try:
+                schema.model_validate(tree[step])
+            except ValidationError as error:
+                found = [m for m in error.errors() if m["type"] not in ("missing", "union_tag_not_found")]
+                lines += [f"{step}.{line}" for line in explain(found, schema)]
+        return lines
 
     def trees(self) -> dict[str, dict[str, Any]]:
         """The experiment of every step as YAML holds it: what the user asks of it, and over it what links the steps."""
