@@ -12,12 +12,12 @@ import collections
 import itertools
 
 from ttd.config import Plan, UserError, run
+from ttd.data.checks import picture_problems, recording_problems
 from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb
 from ttd.data.pairing import Pictures, Waiting, pieces
 from ttd.data.splits import SplitManifest, Use, recording_name
 from ttd.eeg import epochs
 from ttd.eeg.channels import ChannelReport, as_json, interpolated
-from ttd.eeg.preprocessing import input_problems
 from ttd.eeg.studies import Event, Recording, Study, open_study
 from ttd.experiments.shards import BuildPairedConfig
 from ttd.pages import quality
@@ -37,18 +37,20 @@ def check(config: BuildPairedConfig) -> Plan:
         return plan
     study = open_study(config.study)
     recordings, shown = study.recordings(), []
+    plan.problems += recording_problems(recordings, config.preprocessing)
     for recording in recordings:
         try:
-            recording.check()
             shown.append((recording, recording.events()))
         except UserError as error:
             plan.problems.append(str(error))
+    plan.problems = list(dict.fromkeys(plan.problems))  # a damaged file has no events either
     presentations = [(recording, event) for recording, events in shown for event in events]
     if not plan.problems:
         plan.problems += config.parts.problems(presentations) if presentations else []
-        plan.problems += input_problems(recordings, config.preprocessing)
         if not any(event.image_path for _, event in presentations):
             plan.problems.append(f"{config.study.root}: its events name no picture; paired shards need pictures")
+    if not plan.problems:
+        plan.problems += picture_problems(shown, config.parts, config.epochs)
     plan.problems += absent_pictures(config, study, shown)
     plan.notes += [f"sub-{subject}: left out, as the study says: {why}" for subject, why in study.excluded().items()]
     if plan.problems:

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ttd.config import Plan, UserError, run
+from ttd.data.checks import recording_problems
 from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb
 from ttd.data.splits import SplitManifest, Use, recording_name
 from ttd.eeg import epochs, stored
 from ttd.eeg.channels import ChannelReport, as_json, interpolated
 from ttd.eeg.montage import cap_name
-from ttd.eeg.preprocessing import input_problems, preprocess
+from ttd.eeg.preprocessing import preprocess
 from ttd.eeg.studies import EpochedRecording, Recording, open_study
 from ttd.experiments.shards import BuildUnlabelledConfig
 from ttd.pages import quality
@@ -45,14 +46,10 @@ def check(config: BuildUnlabelledConfig) -> Plan:
     known, named = {r.run for r in everything}, {run for runs in config.runs.values() for run in runs} - {"*"}
     if named - known:
         plan.problems.append(
-            f"runs: no run is called {', '.join(sorted(named - known))}; there are {', '.join(sorted(known))}"
+            f"runs: no run is called {', '.join(sorted(named - known))}; "
+            + (f"there are {', '.join(sorted(known))}" if known - {""} else 'this study has no runs: runs.train=["*"]')
         )
-    for recording in recordings:
-        try:
-            recording.check()
-        except UserError as error:
-            plan.problems.append(str(error))
-    plan.problems += [] if plan.problems else input_problems(recordings, config.preprocessing)
+    plan.problems += recording_problems(recordings, config.preprocessing)
     if plan.problems:
         return plan
     stored = sum(path.stat().st_size for r in recordings for path in r.signal_files)

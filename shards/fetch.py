@@ -3,8 +3,9 @@
     python shards/fetch.py --study schalk2004 subjects=[1,2] --dry-run
     python shards/fetch.py --study schalk2004 subjects=[1,2]
 
-``--study X`` stands for ``--config configs/fetch/X.yaml``. Licence and size come first; ``--dry-run`` stops there. Run the
-same command again to go on where it stopped, or to see whether anything changed on the server.
+``--study X`` stands for ``--config configs/fetch/X.yaml``. Licence, citation and what is known of the size come first, before
+any server is asked; ``--dry-run`` stops after the listing. Run the same command again to go on where it stopped, or to see
+whether anything changed on the server. Exit status 75: the server could not be reached, or a signal came; try again later.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ttd.config import BAD_INPUT, FailedItemsError, Plan, StoppedError, UserErro
 from ttd.eeg.download import Fetched, RemoteFile, add_to_record, confine, differs, fetch, read_record
 from ttd.eeg.listings import ByHandSource, SumsSource, list_files, subject_of
 from ttd.eeg.studies.annex import is_absent
+from ttd.eeg.web import PassingError
 from ttd.experiments.fetch import FetchConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "fetch"
@@ -96,8 +98,18 @@ def _stand(out: Order, root: Path, file: RemoteFile, fetched: Fetched | None, si
 
 
 def check(config: FetchConfig) -> Plan:
-    """Licence, citation and size; nothing is written."""
-    wanted = order(config)
+    """Licence and citation at once, then what the listings say; nothing is written.
+
+    Raises:
+        StoppedError: a listing cannot be had now.
+    """
+    size = config.size or "told by the listing, which is read now"
+    facts = [f"{config.title}, licence: {config.licence}", config.citation, f"size: {size}", config.note]
+    print("\n".join(filter(None, facts)), file=sys.stderr, flush=True)
+    try:
+        wanted = order(config)
+    except PassingError as error:
+        raise StoppedError(str(error)) from error
     plan = Plan(problems=list(wanted.problems))
     if wanted.by_hand and not wanted.total_bytes and not plan.problems:
         plan.problems.append(f"{config.title} ({config.licence}) is fetched by hand. " + "\n".join(wanted.by_hand))
@@ -110,8 +122,6 @@ def check(config: FetchConfig) -> Plan:
             f"root={config.root}: {_size(wanted.fetch_bytes)} are to come and {_size(SPARE_BYTES)} stay free, "
             f"but only {_size(free)} are free; choose subjects=[…], or another disk"
         )
-    plan.notes.append(f"{config.title}, licence: {config.licence}\n{config.citation}")
-    plan.notes += [config.note] if config.note else []
     n = len(wanted.fetch) + len(wanted.compare) + wanted.done
     plan.notes.append(
         f"{n} files, {wanted.about}{_size(wanted.total_bytes)}: {wanted.done} are here, "
@@ -129,7 +139,7 @@ def main(config: FetchConfig) -> None:
     from tqdm import tqdm
 
     config.root.mkdir(parents=True, exist_ok=True)
-    failed, unchecked = [], 0
+    failed, unchecked, passing = [], 0, 0
     with (config.root / ".fetch.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -148,6 +158,7 @@ def main(config: FetchConfig) -> None:
                     fetch(file, path, bar.update)
                 except UserError as error:
                     failed.append(str(error))
+                    passing += isinstance(error, PassingError)
                     continue
                 except KeyboardInterrupt:
                     raise StoppedError(f"stopped in {path.name}; the same command goes on from there") from None
@@ -160,27 +171,33 @@ def main(config: FetchConfig) -> None:
     for path in archives:
         print(f"unpack: python -m zipfile -e {path} {path.parent}")
     if failed:
-        raise FailedItemsError("\n".join(failed))
+        raise (StoppedError if passing == len(failed) else FailedItemsError)("\n".join(failed))
 
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"
 
 
+def studies() -> list[str]:
+    """What ``--study`` may be."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
 def arguments(argv: Sequence[str]) -> list[str]:
     """``--study X`` as the configuration file it stands for.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or no study is given at all.
     """
     out, rest = [], list(argv)
+    if not any(word.startswith(("--study", "--config", "--help", "-h")) for word in rest):
+        raise UserError(f"give a study as --study NAME; there are {', '.join(studies())}; --help says more")
     while rest:
         word = rest.pop(0)
         if word == "--study" or word.startswith("--study="):
             name = word.partition("=")[2] or (rest.pop(0) if rest else "")
-            known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-            if name not in known:
-                raise UserError(f"--study {name}: not known; there are {', '.join(known)}")
+            if name not in studies():
+                raise UserError(f"--study {name}: not known; there are {', '.join(studies())}")
             out += ["--config", str(CONFIGS / f"{name}.yaml")]
         else:
             out.append(word)
@@ -193,4 +210,4 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"fetch.py: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    run(main, FetchConfig, doc=__doc__, check=check, argv=given)
+    run(main, FetchConfig, doc=f"{__doc__}\nStudies: {', '.join(studies())}.", check=check, argv=given)

@@ -9,7 +9,7 @@ Exit status 0: all is well (or all damage is in quarantine); 2: something is wro
 from __future__ import annotations
 
 from ttd.config import Plan, UserError, run
-from ttd.data.verify import index_folders, quarantine, verify
+from ttd.data.verify import Finding, index_folders, quarantine, verify
 from ttd.experiments.verify import VerifyConfig
 
 SHOWN = 50
@@ -24,13 +24,22 @@ def check(config: VerifyConfig) -> Plan:
     return Plan(notes=[f"reading {len(folders)} folders of shards, {size / 1e9:.2f} GB twice"])
 
 
+def remedy(findings: list[Finding]) -> str:
+    """What helps against these findings, in a sentence or two."""
+    some = [
+        "copy what is named again from where it was built, or delete the study's folder and build it again",
+        "quarantine=true leaves the named samples out from the next start on" if any(f.key for f in findings) else "",
+    ]
+    return "remedy: " + "; or ".join(filter(None, some))
+
+
 def main(config: VerifyConfig) -> None:
     report = verify(config.shards)
     lines = [str(finding) for finding in report.findings]
     shown = "\n".join(lines[:SHOWN]) + (f"\nand {len(lines) - SHOWN} more" if len(lines) > SHOWN else "")
     rest = quarantine(report.findings) if config.quarantine else report.findings
     if rest:
-        raise UserError(f"{len(lines)} findings\n{shown}")
+        raise UserError(f"{len(lines)} findings\n{shown}\n{remedy(rest)}")
     if lines:
         print(f"{shown}\nthese samples are in quarantine now and left out from the next start on")
     before = f", {report.quarantined} of them in quarantine before" if report.quarantined else ""

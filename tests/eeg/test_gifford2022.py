@@ -264,3 +264,29 @@ def test_the_sorted_folders_are_the_real_order_of_the_codes(real_data, tmp_path)
     assert len({p.concept for p in found["training"]}) == 1654
     assert len({p.concept for p in found["test"]}) == len(found["test"]) == 200
     assert not {p.concept for p in found["training"]} & {p.concept for p in found["test"]}
+
+
+def test_text_in_the_place_of_a_file_is_said_to_be_text_for_every_file(tmp_path):
+    write_preprocessed(tmp_path, osf_dictionary, pickled=True)
+    write_pictures(tmp_path / "images")
+    for recording in study(tmp_path).recordings():
+        recording.path.write_text("version https://git-lfs.github.com/spec/v1")
+    for recording in study(tmp_path).recordings():
+        with pytest.raises(
+            UserError, match=r"\.npy: neither a NumPy file nor a pickle \(it begins with 'version https"
+        ):
+            recording.check()
+
+
+def test_everything_that_is_absent_is_named_at_once(tmp_path):
+    for subject in ("01", "02"):
+        write_preprocessed(tmp_path, osf_dictionary, pickled=False, subject=subject)
+    (tmp_path / "sub-01/preprocessed_eeg_test.npy").unlink()
+    (tmp_path / "sub-02/preprocessed_eeg_training.npy").unlink()
+    with pytest.raises(UserError) as error:
+        study(tmp_path, subjects=["01", "02", "07"]).recordings()
+    images, test, training, subjects = str(error.value).splitlines()
+    assert "no image_metadata.npy and no pictures" in images
+    assert "sub-01/preprocessed_eeg_test.npy: is not there" in test
+    assert "sub-02/preprocessed_eeg_training.npy: is not there" in training
+    assert "holds no files of 07" in subjects

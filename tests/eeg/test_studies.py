@@ -238,3 +238,34 @@ def test_old_brainvision_headers_can_be_read(real_data, name):
         open_study(RecordingsConfig(root=real_data("brainvision-variants"), title="X", **pattern)).recordings()[0].raw()
     )
     assert len(raw.ch_names) > 20
+
+
+def test_loose_files_of_every_known_format_are_found_and_other_files_left_alone(tmp_path):
+    raw = mne.io.RawArray(
+        np.random.default_rng(0).normal(0, 2e-5, (2, 500)), mne.create_info(["Fz", "Cz"], 100.0, "eeg")
+    )
+    for i, suffix in enumerate((".edf", ".vhdr")):
+        mne.export.export_raw(tmp_path / f"S001R0{i}{suffix}", raw, verbose="ERROR")
+    raw.save(tmp_path / "S001R03.fif", verbose="ERROR")
+    for name in ("S001R02.set", "S001R04.BDF"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "S001R05.edf").write_text("x")
+    recordings = open_study(RecordingsConfig(root=tmp_path, title="X")).recordings()
+    assert [r.path.suffix for r in recordings] == [".edf", ".vhdr", ".set", ".fif", ".BDF"]
+    assert all(r.raw().ch_names == ["Fz", "Cz"] for r in (*recordings[:2], recordings[3]))
+
+
+def test_a_folder_without_a_recording_or_with_other_names_says_what_to_change(tmp_path):
+    with pytest.raises(UserError, match=r"study\.pattern='\*\*/\*' finds no recording .* adapt study\.pattern"):
+        open_study(RecordingsConfig(root=tmp_path, title="X")).recordings()
+    for name in ("anna.edf", "bert.edf", "S001R01.edf"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=r"2 of 3 recordings have names without study\.names=.*anna\.edf, bert\.edf; adapt"
+    ):
+        open_study(RecordingsConfig(root=tmp_path, title="X")).recordings()
+    config = RecordingsConfig(root=tmp_path, title="X", pattern="S*.edf", runs=["7"])
+    with pytest.raises(UserError, match=r"none of 1 recordings belongs to .*study\.runs=\['7'\].* 'run': '01'"):
+        open_study(config).recordings()

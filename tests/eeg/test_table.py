@@ -110,7 +110,10 @@ def test_every_mistake_is_named_at_once_with_line_column_value_and_remedy(root):
         ("line 5, column part: 'training' is none of train, validation, test", ""),
         ("line 6, column onset: '-1' must be a number from 0 on", ""),
         ("line 6, column image: 'cats.png' is not there", "did you mean 'cat.png'?"),
-        ("line 7, column onset: '5000' lies after the end of the recording (30.0 s)", "study.onset_unit=s"),
+        (
+            "line 7, column onset: '5000' lies after the end of the recording (30.0 s)",
+            "if the column is not in s, say study.onset_unit=ms",
+        ),
         ("line 7, column image: '../events.csv' must be a path below", "pictures"),
         ("line 8, column image: 'word.png' is neither a JPEG nor a PNG", "convert it"),
         ("line 9, column onset: '1.0' stands in line 2 already, for the same recording", ""),
@@ -145,8 +148,8 @@ def test_a_table_that_is_no_table_is_refused_with_its_line(root, table, words):
 def test_tables_that_are_absent_empty_or_in_another_encoding_are_named(root):
     with pytest.raises(UserError, match=r"events.csv: no such file"):
         open_study(TableConfig(root=root, title="Mine2026")).recordings()
-    with pytest.raises(UserError, match=r"the file is empty"):
-        study(root, "").recordings()
+    with pytest.raises(UserError, match=r"the table is empty; its first line must be recording,onset,image"):
+        study(root, "\n").recordings()
     with pytest.raises(UserError, match=r"not UTF-8 \(byte 23\); save it as"):
         study(root, "recording,onset,image\nsü,1,x\n", encoding="latin-1").recordings()
 
@@ -188,3 +191,16 @@ def test_damaged_tables_are_refused_or_give_events_that_lie_in_their_recordings(
             assert event.image_path.resolve().is_relative_to(root / "pictures")
             assert event.part in ("train", "validation", "test", None)
     assert 100 < refused < 200
+
+
+def test_a_mistake_that_many_lines_make_is_told_once(root):
+    rows = [f"sub-01_run-2.edf,{i},cat.png\n" for i in range(55)]
+    (found,) = mistakes(root, "recording,onset,image\n" + "".join(rows))
+    assert found.startswith("line 2 and 54 more, column recording: 'sub-01_run-2.edf' is not there")
+
+
+def test_a_wrong_unit_is_one_mistake_and_names_the_other_units(root):
+    rows = [f"sub-01_run-1.edf,{1000 * i},cat.png\n" for i in range(1, 20)]
+    (found,) = mistakes(root, "recording,onset,image\n" + "".join(rows))
+    assert found.startswith("line 2 and 18 more, column onset: '1000' lies after the end of the recording (30.0 s)")
+    assert found.endswith("if the column is not in s, say study.onset_unit=ms or study.onset_unit=samples")

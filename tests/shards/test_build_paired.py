@@ -10,6 +10,7 @@ import pytest
 
 from ttd.config import UserError, load_config
 from ttd.data.index import ShardIndex
+from ttd.data.ingest import only_build
 from ttd.data.reader import ShardReader
 from ttd.data.splits import SplitManifest
 from ttd.experiments.shards import BuildPairedConfig
@@ -232,3 +233,29 @@ def test_muse_recordings_become_samples_paired_by_class(real_data, tmp_path):
     assert {train.meta(i)["pairing"] for i in range(20)} == {"class"}
     assert set(train.column("label")) == {"target", "nontarget"}
     assert len(ShardIndex.read(config.output_dir / "images")) == 8
+
+
+def test_a_second_build_leaves_the_first_one_alone(tiny_study, tmp_path):
+    config = config_of(tiny_study, tmp_path / "paired")
+    with only_build(config.output_dir):
+        (tmp_path / ".paired.building").mkdir()
+        with pytest.raises(UserError, match=r"output_dir=.*paired: another process is building there"):
+            build.main(config)
+        assert (tmp_path / ".paired.building").is_dir()
+    build.main(config)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["paired", "study"]
+
+
+def test_pictures_that_parts_share_are_found_before_anything_is_written(tiny_study, tmp_path):
+    path = tiny_study / "sub-01" / "eeg" / "sub-01_task-things_run-03_events.tsv"
+    path.write_text(path.read_text(encoding="utf-8").replace("test-0", "train-0"), encoding="utf-8")
+    (problem,) = build.check(config_of(tiny_study, tmp_path / "paired")).problems
+    assert "train-0.png" in problem
+    assert "in several parts" in problem
+
+
+def test_a_truncated_picture_is_named_by_its_path_before_anything_is_written(tiny_study, tmp_path):
+    picture = next(tiny_study.rglob("train-0.png"))
+    picture.write_bytes(picture.read_bytes()[:44])
+    (problem,) = build.check(config_of(tiny_study, tmp_path / "paired")).problems
+    assert problem.startswith(f"{picture}: this picture cannot be used")

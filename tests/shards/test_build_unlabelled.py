@@ -90,3 +90,24 @@ def test_damaged_files_stop_the_build_before_anything_is_written(real_data, tmp_
     assert "changed in transfer" in plan.problems[0]
     assert "web page" in plan.problems[1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_without_runs_is_told_how_to_take_everything(tmp_path):
+    import mne
+
+    raw = mne.io.RawArray(
+        np.random.default_rng(0).normal(0, 1e-5, (2, 1000)), mne.create_info(["Fz", "Cz"], 125.0, "eeg")
+    )
+    (tmp_path / "study").mkdir()
+    raw.save(tmp_path / "study/anna.fif", verbose="ERROR")
+    tree = {
+        "output_dir": tmp_path / "windows",
+        "study": {"name": "recordings", "root": tmp_path / "study", "title": "X", "names": "(?P<subject>[a-z]+)"},
+        "preprocessing": {"sfreq": 125},
+        "windows": {"n_times": 125},
+        "runs": {"train": ["1"]},
+    }
+    plan = build.check(BuildUnlabelledConfig.model_validate(tree))
+    assert plan.problems == ['runs: no run is called 1; this study has no runs: runs.train=["*"]']
+    plan = build.check(BuildUnlabelledConfig.model_validate({**tree, "runs": {"train": ["*"]}}))
+    assert plan.problems == []

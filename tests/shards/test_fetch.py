@@ -356,3 +356,31 @@ def test_the_sums_of_things_eeg1_are_those_of_the_annex_keys(real_data):
     for path, size, md5 in (row.split("\t") for row in rows):
         assert f"{path}\t" in keys
         assert f"/MD5E-s{size}--{md5}" in keys
+
+
+def test_licence_and_citation_come_before_any_server_is_asked(tmp_path, site, capsys):
+    site.fail = {"/db/SHA256SUMS.txt": [404]}
+    assert fetch(write_config(tmp_path, site), "size=about 1 kB") == 2
+    said = capsys.readouterr().err
+    assert (
+        said.index("licence: ODC-By") < said.index("Schalk et al.") < said.index("size: about 1 kB") < said.index("404")
+    )
+
+
+def test_a_network_that_fails_for_now_ends_with_75(tmp_path, site, capsys):
+    physionet(site, CONTENT)
+    config = write_config(tmp_path, site)
+    site.fail = {"/db/SHA256SUMS.txt": [503] * 4}
+    assert fetch(config) == 75
+    assert "the server answers 503 (Service Unavailable), 4 times; try again later" in capsys.readouterr().err
+    site.fail = {"/db/RECORDS": [503] * 4}
+    assert fetch(config) == 75
+    assert sorted(got(tmp_path)) == sorted(set(CONTENT) - {"RECORDS"})
+    assert fetch(config) == 0
+    assert got(tmp_path) == CONTENT
+
+
+def test_without_arguments_the_studies_are_listed():
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give a study as --study NAME; there are gifford2022, grootswagers2022, schalk2004" in done.stderr

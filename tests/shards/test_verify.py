@@ -137,3 +137,15 @@ def test_the_command_says_all_is_well_or_lists_what_is_not(root, tmp_path):
     done = run_script(f"shards={tmp_path / 'nowhere'}")
     assert done.returncode == 2
     assert "no index.json" in done.stderr
+
+
+def test_findings_end_with_what_helps(root):
+    change(root / "train" / "000000.tar", flip(700))
+    done = subprocess.run([sys.executable, SCRIPT, f"shards={root}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "remedy: copy what is named again" in done.stderr
+    assert done.stderr.rstrip().endswith("or quarantine=true leaves the named samples out from the next start on")
+    (root / "split.json").unlink()
+    command = [sys.executable, SCRIPT, f"shards={root}", "quarantine=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.rstrip().endswith("delete the study's folder and build it again")

@@ -9,10 +9,13 @@ Shapes: R repetitions, C channels, T time points.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,68 @@ def free_mb(root: Path) -> float:
     return shutil.disk_usage(next(p for p in root.absolute().parents if p.exists())).free / 1e6
 
 
+@contextlib.contextmanager
+def only_build(root: Path) -> Iterator[None]:
+    """Hold the lock of an output folder, a file beside it; the system releases it when the process ends, however it does.
+
+    Raises:
+        UserError: another process holds it, or has finished a build there since the folder was looked at.
+    """
+    path = root.with_name(f".{root.name}.lock")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"output_dir={root}: another process is building there; wait for it, or give another output_dir"
+                ) from error
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue  # its holder finished and took the file away between our two steps
+            try:
+                if (root / "build.json").is_file():
+                    raise UserError(f"output_dir={root}: was built by another process just now; run the command again")
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def picture_member(path: Path) -> str:
+    """``image.png`` or ``image.jpg``: what an encoded picture is called in a shard.
+
+    Raises:
+        UserError: it is no PNG or JPEG, or cannot be decoded.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        member = next((name for magic, name in SIGNATURES.items() if start.startswith(magic)), None)
+        if member is None:
+            raise ValueError("neither PNG nor JPEG; convert it")
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: this picture cannot be used: {error}") from error
+    return member
+
+
+def nothing_to_train_on(study: Study, kind: Kind, dropped: Mapping[str, int]) -> str:
+    """Why the training part is empty, with the remedy where one is known."""
+    counts = ", ".join(f"{n} {why}" for why, n in dropped.items())
+    text = f"{study.location}: not one sample for the training part; " + (
+        f"left out: {counts}" if counts else "nothing was left out"
+    )
+    if kind == "window":
+        return f"{text}; its recordings are shorter than a window (windows.n_times), or marked bad from end to end"
+    if "outside the recording" in dropped:
+        unit = getattr(getattr(study, "config", None), "onset_unit", None)
+        given = f", which study.onset_unit={unit} reads as they stand (s, ms or samples)" if unit else ""
+        return f"{text}; compare the onsets{given}, and epochs.tmin and tmax, with the length of the recordings"
+    return text
+
+
 class ChannelStatistics:
     """Mean and standard deviation per channel of one cap, gathered piece by piece (Chan et al., 1979)."""
 
@@ -133,6 +198,8 @@ class StudyWriter:
     def __init__(self, root: Path, study: Study, *, kind: Kind, samples_per_shard: int):
         self.root, self.study, self.kind, self._per_shard = root, study, kind, samples_per_shard
         self.aside = root.with_name(f".{root.name}.building")
+        self._locked = contextlib.ExitStack()
+        self._locked.enter_context(only_build(root))
         shutil.rmtree(self.aside, ignore_errors=True)
         self.aside.mkdir(parents=True)
         self._writers: dict[str, ShardWriter] = {}
@@ -147,6 +214,7 @@ class StudyWriter:
         for writer in self._writers.values():
             writer.__exit__(*_)
         shutil.rmtree(self.aside, ignore_errors=True)
+        self._locked.close()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -173,20 +241,8 @@ class StudyWriter:
         """
         if sha256 in self._images:
             return
-        try:
-            with path.open("rb") as file:
-                start = file.read(8)
-            member = next((name for magic, name in SIGNATURES.items() if start.startswith(magic)), None)
-            if member is None:
-                raise ValueError("neither PNG nor JPEG")
-            with Image.open(path) as picture:
-                picture.load()
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"picture {meta['image_id']!r} of {self.study.location}: cannot be used: {error}"
-            ) from error
         full = {"sha256": sha256, "study": self.study.title, "licence": self.study.licence, **meta}
-        self._images[sha256] = (path, member, full)
+        self._images[sha256] = (path, picture_member(path), full)
 
     def finish(self, config: Config, recordings: Sequence[Recording], report: dict[str, Any], **facts: Any) -> None:
         """Write all indexes with the training part's statistics, ``build.json`` last, and rename the whole folder.
@@ -197,7 +253,7 @@ class StudyWriter:
             UserError: the training part is empty.
         """
         if "train" not in self._writers:
-            raise UserError(f"{self.study.location}: not one sample for the training part; all were left out: {report}")
+            raise UserError(nothing_to_train_on(self.study, self.kind, report.get("dropped", {})))
         who = identity(config, recordings, kind=self.kind)
         for part, writer in self._writers.items():
             unknown = sorted(set(self._caps[part]) - set(self._statistics))

@@ -47,6 +47,21 @@ def check_present(path: Path) -> None:
         raise UserError(f"{path}: this is a web page, not a recording; download the file itself (the raw link)")
 
 
+def check_npy(path: Path) -> None:
+    """Refuse what cannot be an array or a dictionary of arrays: neither ``.npy`` nor a pickle of that name.
+
+    Raises:
+        UserError: naming the file and how it begins.
+    """
+    check_present(path)
+    with path.open("rb") as file:
+        start = file.read(24)
+    if not start.startswith((b"\x93NUMPY", b"\x80")):
+        raise UserError(
+            f"{path}: neither a NumPy file nor a pickle (it begins with {start.decode('latin-1')!r}); download it again"
+        )
+
+
 def check_signal_file(path: Path) -> None:
     """Refuse a recording that is absent, damaged, or points outside its folder; the format is told by the suffix.
 

@@ -25,6 +25,10 @@ class TransientError(Exception):
     """The same request may succeed in a moment."""
 
 
+class PassingError(UserError):
+    """No answer for a reason that may pass: the same command may succeed later."""
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects, but never from https to http."""
 
@@ -86,7 +90,7 @@ def with_retries(work: Callable[[], Any], about: str) -> Any:
     """Call ``work``, again after 1, 2 and 4 seconds where it failed for a passing reason.
 
     Raises:
-        UserError: it failed every time.
+        PassingError: it failed every time.
     """
     for attempt in range(RETRIES + 1):
         try:
@@ -94,7 +98,7 @@ def with_retries(work: Callable[[], Any], about: str) -> Any:
         except TransientError as error:
             if attempt == RETRIES:
                 remedy = "try again later, the same command goes on from here"
-                raise UserError(f"{about}: {error}, {RETRIES + 1} times; {remedy}") from error
+                raise PassingError(f"{about}: {error}, {RETRIES + 1} times; {remedy}") from error
             time.sleep(BACKOFF_S * 2**attempt)
 
 

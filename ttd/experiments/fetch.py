@@ -23,6 +23,8 @@ class FetchConfig(Config):
     """Which of the sources; all where null."""
     subjects: list[int] | None = None
     """Whose files: plain numbers without leading zeros, as [1, 2, 10]; everybody's where null."""
+    size: str = ""
+    """What is known of the size beforehand, in words; the listings say it exactly."""
     note: str = ""
     """What is to be known before or after, printed with the licence."""
 

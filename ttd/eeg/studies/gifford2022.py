@@ -118,8 +118,10 @@ class Gifford2022(Study):
         """One per file: its session where it is raw, its run ``training`` or ``test``.
 
         Raises:
-            UserError: there is none, or a folder holds raw and preprocessed files.
+            UserError: there is none, files of a chosen subject are absent, or a folder holds raw and preprocessed files.
         """
+        if absent := self._absent():
+            raise UserError("\n".join(absent))
         found: list[Recording] = []
         for path in sorted([*self.config.root.glob("sub-*/*.npy"), *self.config.root.glob("sub-*/ses-*/*.npy")]):
             place = path.relative_to(self.config.root).parts
@@ -132,6 +134,33 @@ class Gifford2022(Study):
             what = "raw and preprocessed files; name the folder of one kind" if raw else f"no files; {self.download}"
             raise UserError(f"study.root={self.config.root}: holds {what}")
         return found
+
+    def _absent(self) -> list[str]:
+        """Everything that is not there: the pictures' list, and of each folder with files the other one of its two."""
+        problems, chosen = [], self.config.subjects
+        try:
+            self.stimuli  # noqa: B018  read once, here
+        except UserError as error:
+            problems.append(str(error))
+        paths = [*self.config.root.glob("sub-*/*.npy"), *self.config.root.glob("sub-*/ses-*/*.npy")]
+        kinds: dict[Path, dict[str, Path]] = {}
+        for path in sorted(paths):
+            subject = path.relative_to(self.config.root).parts[0][4:]
+            if (kind := next((kind for kind in FOLDERS if kind in path.stem), None)) and subject in (
+                chosen or [subject]
+            ):
+                kinds.setdefault(path.parent, {})[kind] = path
+        for folder, there in kinds.items():
+            for kind in sorted(set(FOLDERS) - set(there)):
+                (other, path), *_ = there.items()
+                problems.append(f"{folder / path.name.replace(other, kind)}: is not there; {self.download}")
+        known = {folder.relative_to(self.config.root).parts[0][4:] for folder in kinds}
+        lacking = sorted(set(chosen or []) - known) if known else []
+        if lacking:
+            problems.append(
+                f"study.subjects: {self.config.root} holds no files of {', '.join(lacking)}; {self.download}"
+            )
+        return problems
 
     def _recording(self, path: Path, subject: str, session: str, kind: str) -> Recording:
         try:
@@ -187,7 +216,7 @@ class StoredRecording(EpochedRecording):
 
     def _read(self) -> tuple[np.ndarray, list[str], np.ndarray]:
         """(epochs [N, R, C, T], electrodes [C], seconds after the onset [T])."""
-        files.check_present(self.path)
+        files.check_npy(self.path)
         with foreign():
             content = read_npy(self.path)
         try:
@@ -227,6 +256,7 @@ def _listed(images: Path) -> dict[str, list[tuple[str, str]]]:
     """
     path = images / "image_metadata.npy"
     if path.is_file():
+        files.check_npy(path)
         with foreign():
             content = read_npy(path)
         try:

@@ -49,7 +49,7 @@ class RawFile:
         Raises:
             UserError: the file is damaged or another one.
         """
-        files.check_present(self.path)
+        files.check_npy(self.path)
         with foreign():
             found = read_npy(self.path)
         try:

@@ -16,10 +16,12 @@ import mne
 from pydantic import field_validator
 
 from ttd.config import Config, UserError
-from ttd.eeg import montage
+from ttd.eeg import files, montage
 from ttd.eeg.studies.interface import Event, Recording, Study, eeg_only, read_signal_file
 
 log = logging.getLogger(__name__)
+
+SHOWN = 5
 
 
 class RecordingsConfig(Config):
@@ -27,8 +29,8 @@ class RecordingsConfig(Config):
 
     name: Literal["recordings"] = "recordings"
     root: Path
-    pattern: str = "**/*.edf"
-    """Glob below ``root``."""
+    pattern: str = "**/*"
+    """Glob below ``root``; of what it finds, files of the formats named above are taken, hidden ones left alone."""
     names: str = r"S(?P<subject>\d+)R(?P<run>\d+)"
     """Regular expression with the groups subject and, where there are any, session and run; searched in the file
     name."""
@@ -68,20 +70,40 @@ class Recordings(Study):
             UserError: none matches, or a name does not say whose recording it is.
         """
         found: list[Recording] = []
-        for path in sorted(self.config.root.glob(self.config.pattern)):
+        foreign: list[Path] = []
+        paths = [
+            path
+            for path in sorted(self.config.root.glob(self.config.pattern))
+            if path.suffix.lower() in files.SIGNAL_SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(self.config.root).parts)
+        ]
+        for path in paths:
             match = re.search(self.config.names, path.name)
             if not match:
-                raise UserError(
-                    f"{path}: its name does not match study.names={self.config.names!r}; adapt it or the pattern"
-                )
+                foreign.append(path)
+                continue
             entities = match.groupdict(default="")
             subject, run = entities["subject"], entities.get("run", "")
             chosen = self.config.subjects is None or subject in self.config.subjects
             if chosen and (self.config.runs is None or run in self.config.runs):
                 found.append(LooseRecording(path, subject=subject, session=entities.get("session", ""), run=run))
+        if foreign:
+            some = ", ".join(str(path.relative_to(self.config.root)) for path in foreign[:SHOWN])
+            more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+            raise UserError(
+                f"{self.config.root}: {len(foreign)} of {len(paths)} recordings have names without study.names="
+                f"{self.config.names!r}: {some}{more}; adapt study.names, or leave them out by study.pattern"
+            )
+        if not paths:
+            raise UserError(
+                f"{self.config.root}: study.pattern={self.config.pattern!r} finds no recording "
+                f"({', '.join(files.SIGNAL_SUFFIXES)}); give the folder that holds them, or adapt study.pattern"
+            )
         if not found:
             raise UserError(
-                f"{self.config.root}: no recording matches {self.config.pattern!r} and the chosen subjects and runs"
+                f"{self.config.root}: none of {len(paths)} recordings belongs to study.subjects={self.config.subjects} and "
+                f"study.runs={self.config.runs}; as study.names reads them, {paths[0].name} is of "
+                f"{re.search(self.config.names, paths[0].name).groupdict()}"  # type: ignore[union-attr]
             )
         return sorted(found, key=lambda recording: (recording.subject, recording.session, recording.run))
 

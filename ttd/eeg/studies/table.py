@@ -108,7 +108,8 @@ class _TableReader:
 
     def __init__(self, config: TableConfig):
         self.config, self.path = config, config.root / config.events
-        self.mistakes: list[str] = []
+        self.mistakes: dict[str, tuple[str, list[int]]] = {}
+        """What is wrong, and its lines: a mistake that many lines make is told once."""
         self.rows: dict[Path, list[Event]] = {}
         self.seen: dict[tuple[str, str], int] = {}
         self.concepts: dict[str, tuple[str, int]] = {}
@@ -117,7 +118,18 @@ class _TableReader:
         self.checked: dict[Path, str] = {}
 
     def wrong(self, line: int, column: str, value: str, why: str) -> None:
-        self.mistakes.append(f"line {line}, column {column}: {value!r} {why}")
+        self.say(f"column {column}: {value!r} {why}", line)
+
+    def say(self, text: str, line: int | None = None, *, key: str = "") -> None:
+        """Keep a mistake; those of one ``key`` (the text itself where there is none) are one."""
+        self.mistakes.setdefault(key or text, (text, []))[1].extend([line] if line else [])
+
+    def told(self) -> list[str]:
+        """Every mistake with its first line and the number of further ones."""
+        return [
+            text if not at else f"line {at[0]}{f' and {len(at) - 1} more' if len(at) > 1 else ''}, {text}"
+            for text, at in self.mistakes.values()
+        ]
 
     def read(self) -> Iterator[TableRecording]:
         """The recordings.
@@ -128,13 +140,13 @@ class _TableReader:
         for line, row in self._lines():
             self._row(line, row)
         if len(self.parts) > 1:
-            self.mistakes.append("column part: filled in some lines and empty in others; fill it in all, or in none")
+            self.say("column part: filled in some lines and empty in others; fill it in all, or in none")
         if not self.rows and not self.mistakes:
-            self.mistakes.append("no line below the header; write one per presentation")
+            self.say("no line below the header; write one per presentation")
         whose = self._whose()
         if self.mistakes:
             rest = len(self.mistakes) - SHOWN
-            lines = self.mistakes[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
+            lines = self.told()[:SHOWN] + ([f"and {rest} more"] if rest > 0 else [])
             raise UserError(f"{self.path}: {len(self.mistakes)} mistakes\n  " + "\n  ".join(lines))
         for path, events in self.rows.items():
             subject, session, run = whose[path]
@@ -142,6 +154,8 @@ class _TableReader:
 
     def _lines(self) -> Iterator[tuple[int, dict[str, str]]]:
         """(line, row by column) of the table; blank lines are left out."""
+        if self.path.is_file() and not self.path.read_bytes().strip():
+            raise UserError(f"{self.path}: the table is empty; its first line must be {','.join(KNOWN)}")
         files.check_present(self.path)
         try:
             text = self.path.read_bytes().decode("utf-8-sig")
@@ -156,8 +170,9 @@ class _TableReader:
             for name in absent:
                 near = difflib.get_close_matches(name, [c for c in columns if c not in KNOWN], n=1)
                 hint = f"; is it the one called {near[0]!r}?" if near else f", has {', '.join(columns) or 'none'}"
-                self.mistakes.append(f"line 1: needs the column {name}{hint}")
-            self.mistakes += [f"line 1: column {n} occurs twice" for n in KNOWN if columns.count(n) > 1]
+                self.say(f"line 1: needs the column {name}{hint}")
+            for name in (n for n in KNOWN if columns.count(n) > 1):
+                self.say(f"line 1: column {name} occurs twice")
             if self.mistakes:
                 return
             for values in reader:
@@ -165,11 +180,11 @@ class _TableReader:
                     continue
                 if len(values) != len(columns):
                     why = f"has {len(values)} fields, the header {len(columns)}; quote values that hold a {delimiter!r}"
-                    self.mistakes.append(f"line {reader.line_num}: {why}")
+                    self.say(f"line {reader.line_num}: {why}")
                     continue
                 yield reader.line_num, dict(zip(columns, (value.strip() for value in values), strict=True))
         except csv.Error as error:
-            self.mistakes.append(f"line {reader.line_num}: {error}; is a quotation mark missing?")
+            self.say(f"line {reader.line_num}: {error}; is a quotation mark missing?")
 
     def _row(self, line: int, row: dict[str, str]) -> None:
         recording = self._place(line, "recording", row["recording"], self.config.root)
@@ -243,10 +258,10 @@ class _TableReader:
         sfreq, seconds = length or (1.0, math.inf)
         onset = {"s": number, "ms": number / 1000, "samples": number / sfreq}[unit]
         if onset >= seconds:
+            others = " or ".join(f"study.onset_unit={other}" for other in ("s", "ms", "samples") if other != unit)
             why = f"lies after the end of the recording ({seconds:.1f} s)"
-            self.wrong(
-                line, "onset", value, f"{why}; its unit is study.onset_unit={unit}, which may also be s, ms, samples"
-            )
+            remedy = f"if the column is not in {unit}, say {others}"
+            self.say(f"column onset: {value!r} {why}; {remedy}", line, key="after the end")
             return None
         return onset
 
@@ -260,7 +275,7 @@ class _TableReader:
             entities = (found["subject"], found.get("session", ""), found.get("run", ""))
             twin = next((other for other, e in out.items() if e == entities), None)
             if twin:
-                self.mistakes.append(
+                self.say(
                     f"column recording: {path.name!r} and {twin.name!r} are both subject {entities[0]!r}, session "
                     f"{entities[1]!r}, run {entities[2]!r} by study.names; rename one, or adapt study.names"
                 )
