@@ -8,7 +8,7 @@ from ttd.bridge.conditioner import ConditionerConfig, EEGConditioner, load_bridg
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.bridge.resampler import ResamplerConfig
 from ttd.config import UserError
-from ttd.encoders import EncoderConfig, build_encoder
+from ttd.encoders import InceptSADConfig, build_encoder
 
 RESAMPLER = ResamplerConfig(n_queries=4, depth=1, n_heads=2)
 
@@ -16,7 +16,7 @@ RESAMPLER = ResamplerConfig(n_queries=4, depth=1, n_heads=2)
 def conditioner(**changes) -> EEGConditioner:
     torch.manual_seed(0)
     encoder = build_encoder(
-        EncoderConfig(embed_dim=16, depth=1, n_heads=2), n_times=64, sfreq=128, ch_names=["Fz", "Cz", "Pz"]
+        InceptSADConfig(embed_dim=16, depth=1, n_heads=2), n_times=64, sfreq=128, ch_names=["Fz", "Cz", "Pz"]
     )
     head = ClipHead(ClipHeadConfig(), embed_dim=16, n_tokens=encoder.n_tokens, clip_dim=6)
     config = ConditionerConfig(resampler=RESAMPLER, **changes)

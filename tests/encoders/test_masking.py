@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ttd.encoders.masking import MaskingConfig, temporal_mask
+from ttd.encoders.masking import MaskingConfig, electrode_mask, temporal_mask
 
 
 def runs(row: torch.Tensor) -> list[int]:
@@ -47,3 +47,22 @@ def test_the_original_form_hides_forty_percent_where_half_is_asked_for():
 def test_impossible_masks_are_refused(ratio, span, words):
     with pytest.raises(ValueError, match=words):
         temporal_mask(MaskingConfig(ratio=ratio, span=span), 64, torch.arange(2), seed=0)
+
+
+def test_exactly_the_asked_share_of_the_electrodes_that_are_there_is_hidden():
+    present = torch.zeros(60, 64, dtype=torch.bool)
+    present[:20] = True
+    present[20:40, 5:22] = True  # 17 electrodes
+    present[40:, :4] = True
+    config = MaskingConfig(electrodes=0.25)
+    hidden = electrode_mask(config, present, torch.arange(60), seed=0)
+    assert hidden.sum(1).tolist() == [16] * 20 + [4] * 20 + [1] * 20
+    assert not bool((hidden & ~present).any())
+    again = electrode_mask(config, present[30:31], torch.tensor([30]), seed=0)
+    assert torch.equal(hidden[30:31], again)  # by seed and position alone
+    assert len({tuple(row.tolist()) for row in hidden[:20]}) == 20
+
+
+def test_one_electrode_is_always_left():
+    hidden = electrode_mask(MaskingConfig(electrodes=0.9), torch.ones(5, 2, dtype=torch.bool), torch.arange(5), seed=0)
+    assert hidden.sum(1).tolist() == [1] * 5

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from ttd.config import UserError
-from ttd.encoders import EncoderConfig, build_encoder, load_encoder, save_encoder
+from ttd.encoders import InceptSADConfig, build_encoder, load_encoder, save_encoder
 from ttd.encoders.transfer import load_strictly
 
-SMALL = EncoderConfig(embed_dim=16, depth=1, n_heads=2)
+SMALL = InceptSADConfig(embed_dim=16, depth=1, n_heads=2)
 CAP = ["O1", "Oz", "O2", "Pz"]
 
 

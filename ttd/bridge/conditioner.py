@@ -131,7 +131,7 @@ class EEGConditioner(nn.Module):
     def forward(self, eeg: Tensor) -> Condition:
         """Map EEG [B, C, T], scaled as in training, to its condition."""
         tokens = self.encoder(eeg)  # [B, N, E]
-        clip = self.clip_head(tokens)  # [B, F]
+        clip = self.clip_head(tokens)  # [B, F]; the network's: a ridge knows training pictures too well to learn from
         context, pooled = self.bridge(tokens, clip)
         return Condition(context, pooled, clip)
 

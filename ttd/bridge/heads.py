@@ -1,7 +1,7 @@
 """Heads on the encoder's tokens: the CLIP head for alignment, the pooled projection for SDXL's second condition.
 
-Shapes: B batch, N EEG tokens, E encoder width, Q conditioning tokens, D their width, P width of the pooled condition,
-K width of the CLIP embedding.
+Shapes: B batch, C channels, T time points, N EEG tokens, E encoder width, Q conditioning tokens, D their width, P width
+of the pooled condition, K width of the CLIP embedding.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ttd.bridge.linear_readout import LinearReadout
 from ttd.config import Config
 
 MAX_LOGIT_SCALE = math.log(100.0)  # Radford et al., 2021, arXiv:2103.00020, section 2.5
@@ -25,10 +27,23 @@ class ClipHeadConfig(Config):
 
 
 class ClipHead(nn.Module):
-    """Tokens [B, N, E] → an embedding [B, K] to compare with CLIP's, and the learned scale of that comparison."""
+    """Tokens [B, N, E] → an embedding [B, K] to compare with CLIP's, and the learned scale of that comparison.
 
-    def __init__(self, config: ClipHeadConfig, *, embed_dim: int, n_tokens: int, clip_dim: int):
+    With a ``linear`` readout beside it, the embedding is the mean of both directions where the EEG is given as well; in
+    training, and without the EEG, it is the network's alone.
+    """
+
+    def __init__(
+        self,
+        config: ClipHeadConfig,
+        *,
+        embed_dim: int,
+        n_tokens: int,
+        clip_dim: int,
+        linear: LinearReadout | None = None,
+    ):
         super().__init__()
+        self.linear = linear
         self.config, self.embed_dim, self.n_tokens, self.clip_dim = config, embed_dim, n_tokens, clip_dim
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))  # DeepSpeed cannot broadcast a scalar
         self.dropout = nn.Dropout(config.dropout)
@@ -39,8 +54,8 @@ class ClipHead(nn.Module):
         if config.mode == "query":
             self.query = nn.Parameter(torch.zeros(n_tokens, embed_dim))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens [B, N, E] to an embedding [B, K], not normalised."""
+    def forward(self, tokens: Tensor, eeg: Tensor | None = None) -> Tensor:
+        """Map tokens [B, N, E], and for the linear readout the ``eeg`` [B, C, T], to an embedding [B, K], not normalised."""
         if self.config.mode == "flat":
             x = tokens.flatten(1)
         elif self.config.mode == "query":
@@ -48,7 +63,10 @@ class ClipHead(nn.Module):
             x = (weight[:, :, None] * tokens).sum(1)
         else:
             x = tokens.mean(1)
-        return self.project(self.dropout(x))
+        embedding = self.project(self.dropout(x))
+        if self.linear is None or eeg is None or self.training:
+            return embedding
+        return (F.normalize(embedding.float(), dim=1) + F.normalize(self.linear(eeg), dim=1)) / 2
 
     def scale(self) -> Tensor:
         """The factor on cosines, at most 100."""

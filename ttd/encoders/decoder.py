@@ -30,7 +30,7 @@ class ReconstructionDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, *, embed_dim: int, n_tokens: int, n_chans: int, n_times: int):
         super().__init__()
-        self.n_chans, self.n_times, self.stretch = n_chans, n_times, math.ceil(n_times / n_tokens)
+        self.config, self.n_chans, self.n_times, self.stretch = config, n_chans, n_times, math.ceil(n_times / n_tokens)
         self.embed = nn.Linear(embed_dim, config.width)
         self.register_buffer("positions", sincos_positions(n_tokens, config.width), persistent=False)
         self.blocks = nn.ModuleList(

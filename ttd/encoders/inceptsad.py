@@ -5,6 +5,10 @@ TTD-net's ``InceptSADEncoder`` is reproduced exactly by the switches of ``config
 The default keeps the idea and reorders it: without a non-linearity between time and space both orders span the same
 linear filters, and mixing the electrodes first costs an eighth of the time.
 
+With ``electrodes: positions`` the weights of the spatial mix are a smooth function of where an electrode lies (a sum of
+spherical harmonics, as in Défossez et al., 2023, arXiv:2208.12266, with Fourier terms in the plane), so one encoder
+reads any cap.
+
 Inception: Szegedy et al., 2015, arXiv:1409.4842. Squeeze-and-excitation: Hu et al., 2018, arXiv:1709.01507.
 
 Shapes: B batch, C channels, T samples, M maps of the stem, N tokens, E width.
@@ -13,18 +17,19 @@ Shapes: B batch, C channels, T samples, M maps of the stem, N tokens, E width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from ttd.config import Config
+from ttd.encoders.base import Encoder, EncoderBase
+from ttd.encoders.electrodes import directions, spherical_harmonics
 from ttd.encoders.transformer import Block, sincos_positions, xavier
 
 
-class InceptSADConfig(Config):
+class InceptSADConfig(EncoderBase):
     """The defaults are the ``base`` width (1024 × 6); ``tiny`` for small studies is written out in
     configs/*/demo.yaml."""
 
@@ -48,9 +53,9 @@ class InceptSADConfig(Config):
     attention_scale: Literal["head_dim", "embed_dim"] = "head_dim"
     block_init: Literal["zero", "xavier"] = "zero"
     """``zero``: every block starts as the identity."""
-    whiten: bool = True
-    """Whiten the channels at the door by a matrix fitted once on the training part (multivariate noise normalisation);
-    the original does not."""
+    electrodes: Literal["free", "positions"] = "free"
+    """``free``: every electrode has weights of its own. ``positions``: weights are a function of the electrode's place, so that
+    the encoder moves to any cap of 10-05 names, also to electrodes it has never seen."""
     stem_dropout: float = 0.1
     dropout: float = 0.3
 
@@ -60,6 +65,8 @@ class InceptSADConfig(Config):
             raise ValueError(f"embed_dim={self.embed_dim} must be divisible by n_heads={self.n_heads}")
         if self.n_filters % 2 and self.stem == "original":
             raise ValueError(f"n_filters={self.n_filters} must be even: two spatial filters per temporal one")
+        if self.electrodes == "positions" and self.stem == "original":
+            raise ValueError("electrodes=positions needs stem=spatial_first; the original's stem knows no places")
         return self
 
 
@@ -75,32 +82,27 @@ def pool_sizes(config: InceptSADConfig, sfreq: float) -> tuple[int, int]:
     return first, total // first
 
 
-class InceptSADEncoder(nn.Module):
-    """EEG [B, C, T] → tokens [B, N, E].
+class InceptSADEncoder(Encoder):
+    """EEG [B, C, T] → tokens [B, N, E]; N is fixed by ``n_times`` and the pooling.
 
-    Attributes:
-        n_tokens: N, fixed by ``n_times`` and the pooling.
-        ch_names: the electrodes in the order of the input's channels; weights move between caps by these names.
-        transfer: what the last move between caps did with each electrode, or None.
+    Raises:
+        ValueError: the epoch is shorter than a token, or the place of an electrode is needed and not known.
     """
 
-    whitening: Tensor | None
     positions: Tensor | None
-    channel_axis = {"stem.spatial.weight": 1, "stem.spatial.0.weight": 2}  # noqa: RUF012 - read by transfer.py
 
     def __init__(self, config: InceptSADConfig, *, n_times: int, sfreq: float, ch_names: Sequence[str]):
-        super().__init__()
-        self.config, self.n_times, self.sfreq, self.ch_names = config, n_times, float(sfreq), list(ch_names)
+        super().__init__(config, n_times=n_times, sfreq=sfreq, ch_names=ch_names)
         self.embed_dim = config.embed_dim
-        self.transfer: dict[str, Any] | None = None
-        self.register_buffer("whitening", torch.eye(len(self.ch_names)) if config.whiten else None)
+        self.by_position = config.electrodes == "positions"
+        self.channel_axis = {} if self.by_position else {"stem.spatial.weight": 1, "stem.spatial.0.weight": 2}
         pools = pool_sizes(config, sfreq)
         self.n_tokens = n_times // pools[0] // pools[1]
         if self.n_tokens < 1:
             raise ValueError(f"n_times={n_times} is shorter than one token of {pools[0] * pools[1]} samples")
         kernels = config.kernels_samples or tuple(odd_samples(width, sfreq) for width in config.kernels_ms)
         stem = OriginalStem if config.stem == "original" else SpatialFirstStem
-        self.stem = stem(config, n_chans=len(self.ch_names), kernels=kernels, pools=pools)
+        self.stem = stem(config, ch_names=self.ch_names, kernels=kernels, pools=pools)
         positions = sincos_positions(self.n_tokens, self.embed_dim) if config.positions == "sincos" else None
         self.register_buffer("positions", positions, persistent=False)
         self.blocks = nn.ModuleList(
@@ -115,38 +117,14 @@ class InceptSADEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.embed_dim)
 
-    def set_noise_covariance(self, covariance: Tensor) -> None:
-        """Fit the whitening to the covariance [C, C] of the background in the scaled training data.
-
-        Guggenmos, Sterzer & Cichy, 2018, NeuroImage 173:434. Shrunk towards equal variances by 1 %.
-
-        Raises:
-            ValueError: the encoder does not whiten, or the shape is not [C, C].
-        """
-        n = len(self.ch_names)
-        if self.whitening is None or covariance.shape != (n, n):
-            shape = list(covariance.shape)
-            raise ValueError(f"whiten={self.config.whiten}, {n} channels: cannot take a covariance {shape}")
-        self.whitening.copy_(inverse_square_root(covariance))
-
     def forward(self, eeg: Tensor) -> Tensor:
         """Map EEG [B, C, T], scaled per channel, to tokens [B, N, E]."""
-        if self.whitening is not None:
-            eeg = torch.matmul(self.whitening, eeg)
-        x = self.stem(eeg)  # [B, N, E]
+        x = self.stem(self.whitened(eeg))  # [B, N, E]
         if self.positions is not None and len(self.blocks):
             x = x + self.positions
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
-
-
-def inverse_square_root(covariance: Tensor, shrinkage: float = 0.01) -> Tensor:
-    """The symmetric whitening matrix [C, C] of a covariance [C, C] shrunk towards its mean variance."""
-    covariance = covariance.double()
-    target = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.double)
-    values, vectors = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * target)
-    return ((vectors * values**-0.5) @ vectors.T).float()
 
 
 class SqueezeExcitation(nn.Module):
@@ -167,11 +145,17 @@ class SqueezeExcitation(nn.Module):
 class SpatialFirstStem(nn.Module):
     """Spatial mix, one temporal filter per map, BN, ELU, pool, squeeze-and-excitation, projection, BN, ELU, pool."""
 
-    def __init__(self, config: InceptSADConfig, *, n_chans: int, kernels: Sequence[int], pools: tuple[int, int]):
+    harmonics: Tensor | None
+
+    def __init__(
+        self, config: InceptSADConfig, *, ch_names: Sequence[str], kernels: Sequence[int], pools: tuple[int, int]
+    ):
         super().__init__()
         n_maps = config.n_filters * len(kernels)
         self.kernels, self.pools = tuple(kernels), pools
-        self.spatial = nn.Linear(n_chans, n_maps, bias=False)
+        harmonics = electrode_harmonics(ch_names) if config.electrodes == "positions" else None
+        self.register_buffer("harmonics", harmonics, persistent=False)
+        self.spatial = nn.Linear(len(ch_names) if harmonics is None else len(harmonics), n_maps, bias=False)
         self.temporal = nn.ParameterList(
             nn.Parameter(torch.randn(config.n_filters, width) * width**-0.5) for width in kernels
         )
@@ -184,7 +168,8 @@ class SpatialFirstStem(nn.Module):
 
     def forward(self, eeg: Tensor) -> Tensor:
         """Map EEG [B, C, T] to tokens [B, N, E]."""
-        x = torch.matmul(self.spatial.weight, eeg)  # [B, M, T]
+        weight = self.spatial.weight if self.harmonics is None else self.spatial.weight @ self.harmonics  # [M, C]
+        x = torch.matmul(weight, eeg)  # [B, M, T]
         filters = torch.cat([_centre(f, max(self.kernels)) for f in self.temporal])  # [M, widest]
         x = F.elu(self.norm1(depthwise_filter(x, filters)))
         x = self.dropout(F.avg_pool1d(x, self.pools[0]))  # [B, M, T / p1]
@@ -197,7 +182,9 @@ class OriginalStem(nn.Module):
     """TTD-net's stem: temporal filters, BN and ELU on every electrode, then the spatial mix. Names as in the
     original."""
 
-    def __init__(self, config: InceptSADConfig, *, n_chans: int, kernels: Sequence[int], pools: tuple[int, int]):
+    def __init__(
+        self, config: InceptSADConfig, *, ch_names: Sequence[str], kernels: Sequence[int], pools: tuple[int, int]
+    ):
         super().__init__()
         n_temporal = config.n_filters // 2
         n_maps = 2 * n_temporal * len(kernels)
@@ -210,7 +197,7 @@ class OriginalStem(nn.Module):
             for width in kernels
         )
         self.spatial = nn.Sequential(
-            nn.Conv2d(n_maps // 2, n_maps, (n_chans, 1), groups=n_maps // 2, bias=False),
+            nn.Conv2d(n_maps // 2, n_maps, (len(ch_names), 1), groups=n_maps // 2, bias=False),
             nn.BatchNorm2d(n_maps),
             nn.ELU(),
             nn.AvgPool2d((1, pools[0])),
@@ -234,6 +221,17 @@ class OriginalStem(nn.Module):
         x = torch.cat([branch(eeg[:, None]) for branch in self.branches], dim=1)  # [B, 24, C, T]
         x = self.excite(self.spatial(x)[:, :, 0])  # [B, 48, T / p1]
         return self.project(x[:, :, None])[:, :, 0].transpose(1, 2)
+
+
+HARMONIC_DEGREE = 7
+"""64 harmonics, as many as a usual cap has electrodes."""
+
+
+def electrode_harmonics(ch_names: Sequence[str]) -> Tensor:
+    """Spherical harmonics at the electrodes [K, C], scaled so that a map is an average over the head: the same source gives
+    about the same map however many electrodes see it."""
+    values = spherical_harmonics(directions(ch_names), HARMONIC_DEGREE)  # [C, K]
+    return torch.from_numpy(values.T * values.shape[1] ** 0.5 / len(values)).float()
 
 
 def _centre(filters: Tensor, width: int) -> Tensor:

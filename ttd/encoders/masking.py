@@ -1,15 +1,16 @@
-"""Temporal masking: which samples of an epoch are hidden from the encoder, exactly and by key.
+"""Masking: which samples of an epoch, and which electrodes, are hidden from the encoder, exactly and by key.
 
 Default: spans of one length at uniformly drawn places, at least one visible sample apart, exactly ``ratio`` of the
 time, all channels of a time step together. ``overlapping`` reproduces TTD-net, whose independently drawn spans overlap
 and so hide about 40 % where 50 % is written.
 
-Shapes: B batch, T samples, S spans.
+Shapes: B batch, C channels, T samples, S spans.
 """
 
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ttd import seeding
@@ -24,6 +25,8 @@ class MaskingConfig(Config):
     filter."""
     overlapping: bool = False
     """TTD-net's form: spans drawn independently of each other, so fewer samples are hidden than ``ratio`` says."""
+    electrodes: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of a window's electrodes that are hidden in training, for all of its time."""
 
 
 def temporal_mask(config: MaskingConfig, n_times: int, positions: Tensor, *, seed: int) -> Tensor:
@@ -49,6 +52,17 @@ def temporal_mask(config: MaskingConfig, n_times: int, positions: Tensor, *, see
     short = draws[:, n_visible + 1 :].argmax(1, keepdim=True)
     length.scatter_(1, short, hidden - (n_spans - 1) * config.span)
     return _spans(before + length.cumsum(1) - length, length, n_times)
+
+
+def electrode_mask(config: MaskingConfig, present: Tensor, positions: Tensor, *, seed: int) -> Tensor:
+    """Draw the hidden electrodes bool [B, C] among those ``present`` [B, C], row i keyed by (seed, positions[i]).
+
+    Exactly ``round(electrodes * present)`` in every row, and never all of them.
+    """
+    n = present.sum(1)
+    wanted = torch.minimum((config.electrodes * n).round().long(), n - 1)
+    draws = seeding.rand(seed, "electrode mask", positions, (present.shape[1],)).masked_fill(~present, 2.0)  # [B, C]
+    return draws.argsort(1).argsort(1) < wanted[:, None]
 
 
 def _overlapping(config: MaskingConfig, n_times: int, positions: Tensor, seed: int) -> Tensor:

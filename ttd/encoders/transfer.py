@@ -17,17 +17,18 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ttd.config import UserError, explain, write_json
-from ttd.encoders.inceptsad import InceptSADConfig, InceptSADEncoder, inverse_square_root
+from ttd.encoders.base import Encoder, inverse_square_root, load_strictly
+from ttd.encoders.build import config_class, construct
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 
 
-def save_encoder(folder: Path, encoder: InceptSADEncoder) -> None:
+def save_encoder(folder: Path, encoder: Encoder) -> None:
     """Write ``encoder`` to ``folder`` as safetensors and JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
@@ -73,7 +74,7 @@ def load_encoder(
     sfreq: float | None = None,
     n_times: int | None = None,
     allow_partial: bool = False,
-) -> InceptSADEncoder:
+) -> Encoder:
     """Read an encoder, for the cap, rate and length it was saved with or for the ones given.
 
     Electrodes of ``ch_names`` that the saved cap lacks start as the constructor starts them; what was mapped, dropped
@@ -91,12 +92,14 @@ def load_encoder(
             "build the shards at the encoder's rate (one sfreq for a chain)"
         )
     try:
-        config = InceptSADConfig.model_validate(facts["encoder"])
+        kind = config_class(facts["encoder"])
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json: {error}") from error
+    try:
+        config = kind.model_validate(facts["encoder"])
     except ValidationError as error:
-        raise UserError(
-            "\n".join(f"{folder}/config.json: {line}" for line in explain(error, InceptSADConfig))
-        ) from error
-    encoder = InceptSADEncoder(
+        raise UserError("\n".join(f"{folder}/config.json: {line}" for line in explain(error, kind))) from error
+    encoder = construct(
         config,
         n_times=n_times or facts["n_times"],
         sfreq=facts["sfreq"],
@@ -113,22 +116,28 @@ def load_encoder(
 
 
 def move_between_caps(
-    weights: dict[str, Tensor], old_names: Sequence[str], encoder: InceptSADEncoder
+    weights: dict[str, Tensor], old_names: Sequence[str], encoder: Encoder
 ) -> tuple[dict[str, Tensor], dict[str, list[str]] | None]:
     """Rewrite the tensors that have an electrode axis for ``encoder.ch_names``; returns them and what was done.
 
     Raises:
-        UserError: the two caps share no electrode.
+        UserError: the two caps share no electrode, or the encoder does not say where its electrodes are.
     """
     if list(old_names) == encoder.ch_names:
         return weights, None
+    if encoder.channel_axis is None:
+        raise UserError(
+            f"{encoder.config.name} cannot move between caps (it does not say which of its weights belong to which "
+            f"electrode): it was trained on {list(old_names)}, the data have {encoder.ch_names}"
+        )
     place = {name: i for i, name in enumerate(old_names)}
+    new_ones = "interpolated" if encoder.by_position else "initialised"
     report = {
         "mapped": [n for n in encoder.ch_names if n in place],
-        "initialised": [n for n in encoder.ch_names if n not in place],
+        new_ones: [n for n in encoder.ch_names if n not in place],
         "dropped": [n for n in old_names if n not in encoder.ch_names],
     }
-    if not report["mapped"]:
+    if not report["mapped"] and not encoder.by_position:
         raise UserError(f"no electrode in common: the encoder has {list(old_names)}, the data {encoder.ch_names}")
     new = [i for i, n in enumerate(encoder.ch_names) if n in place]
     old = [place[encoder.ch_names[i]] for i in new]
@@ -141,10 +150,11 @@ def move_between_caps(
     if encoder.whitening is not None and "whitening" in weights:
         out["whitening"] = _move_whitening(weights["whitening"], old, new, len(encoder.ch_names))
     log.info(
-        "encoder moved between caps by electrode name: %d mapped; %d initialised (%s); %d dropped (%s)",
+        "encoder moved between caps by electrode name: %d mapped; %d %s (%s); %d dropped (%s)",
         len(report["mapped"]),
-        len(report["initialised"]),
-        ", ".join(report["initialised"]) or "none",
+        len(report[new_ones]),
+        new_ones,
+        ", ".join(report[new_ones]) or "none",
         len(report["dropped"]),
         ", ".join(report["dropped"]) or "none",
     )
@@ -158,24 +168,3 @@ def _move_whitening(whitening: Tensor, old: list[int], new: list[int], n_chans: 
     to, of = torch.tensor(new), torch.tensor(old)
     covariance[to[:, None], to] = (root @ root)[of[:, None], of]
     return inverse_square_root(covariance, shrinkage=0.0)
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], *, source: str, allow_partial: bool = False) -> None:
-    """Load ``weights``, or say which tensors do not fit; nothing loads partly in silence.
-
-    Raises:
-        UserError: tensors are missing, unknown or of another shape, and ``allow_partial`` is not set.
-    """
-    own = module.state_dict()
-    wrong = [f"{name}: missing in the file" for name in own if name not in weights]
-    wrong += [f"{name}: unknown to the model" for name in weights if name not in own]
-    wrong += [
-        f"{name}: {list(weights[name].shape)} in the file, {list(own[name].shape)} in the model"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if wrong and not allow_partial:
-        raise UserError(f"{source}: weights do not fit the configuration:\n  " + "\n  ".join(wrong))
-    if wrong:
-        log.warning("%s: loaded in part; started anew or left out:\n  %s", source, "\n  ".join(wrong))
-    module.load_state_dict({n: t for n, t in weights.items() if n in own and t.shape == own[n].shape}, strict=False)
