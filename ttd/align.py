@@ -18,13 +18,15 @@ from accelerate.utils import send_to_device
 from torch import nn
 
 from ttd.bridge.heads import ClipHead
+from ttd.bridge.linear_readout import LinearReadout
 from ttd.config import Plan, UserError, run
 from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
-from ttd.data.stream import DataConfig, Stream, evaluation_batches, open_reader
+from ttd.data.stream import DataConfig, Stream, evaluation_batches, kept_rows, open_reader
 from ttd.data.targets import TargetTable
 from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
+from ttd.encoders.subjects import SubjectLayers
 from ttd.engine.accelerator import check_launch, make_accelerator, micro_batch, world_size
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainResult, train
@@ -51,6 +53,8 @@ def check(config: AlignConfig) -> Plan:
             f"{at_once}: alignment compares only the samples of one pass; give global_batch_size={at_once}, more "
             "processes, or a larger micro_batch_size"
         )
+    if config.data.also or config.data.montage:
+        plan.problems.append("data.also, data.montage: several caps in one run are for pretraining (ttd/pretrain.py)")
     targets = config.data.shards / "targets" / config.objective.target
     if not (targets / "index.json").is_file():
         plan.problems.append(f"data.shards: {targets} has no targets; make them with shards/precompute_targets.py")
@@ -62,16 +66,36 @@ def check(config: AlignConfig) -> Plan:
     for part in (config.data.part, "validation"):
         try:
             index = ShardIndex.read(config.data.shards / part)
+            kept = kept_rows(index, config.data.leave_out)
             if part == config.data.part:
-                plan.problems += check_encoder(config, index)
+                plan.problems += check_encoder(config, index) + check_left_out(config, index)
+                epoch_ms = index.n_times / index.sfreq * 1000
+                if (config.objective.linear_ms or 0) > epoch_ms:
+                    plan.problems.append(
+                        f"objective.linear_ms={config.objective.linear_ms:g}: longer than the epochs, {epoch_ms:g} ms"
+                    )
                 plan.notes.append(
-                    f"alignment: {index.n_samples} samples of {len(index.subjects)} subjects, "
+                    f"alignment: {len(kept)} samples of {len(trained_on(config, index))} subjects, "
                     f"{index.n_times} time points at {index.sfreq:g} Hz; "
                     f"{config.train.max_steps} updates of {config.global_batch_size}"
                 )
         except UserError as error:
             plan.problems.append(f"data.shards: {error}")
     return plan
+
+
+def trained_on(config: AlignConfig, index: ShardIndex) -> list[str]:
+    """The subjects of the training part that are not left out."""
+    return [subject for subject in index.subjects if subject not in config.data.leave_out]
+
+
+def check_left_out(config: AlignConfig, index: ShardIndex) -> list[str]:
+    """A name that nobody has would leave nobody out, in silence."""
+    return [
+        f"data.leave_out: no subject {name!r} in {index.folder}, which has {', '.join(index.subjects)}"
+        for name in config.data.leave_out
+        if name not in index.subjects
+    ]
 
 
 def check_encoder(config: AlignConfig, index: ShardIndex) -> list[str]:
@@ -147,24 +171,51 @@ def build(config: AlignConfig, reader: ShardReader) -> Contrastive:
     """Encoder (new or pretrained), CLIP head, and the space of the targets fitted on the training pictures."""
     torch.manual_seed(key(config.seed, "align start"))
     index = reader.index
+    kept = kept_rows(index, config.data.leave_out)
     if config.pretrained is not None:
         folder = config.pretrained / "export" / "encoder"
         encoder = load_encoder(folder, ch_names=index.ch_names, sfreq=index.sfreq, n_times=index.n_times)
     else:
         encoder = build_encoder(config.encoder, ch_names=index.ch_names, sfreq=index.sfreq, n_times=index.n_times)
         if config.encoder.whiten:
-            encoder.set_noise_covariance(torch.from_numpy(noise_covariance(reader)))
+            encoder.set_noise_covariance(torch.from_numpy(noise_covariance(reader, kept)))
     table = TargetTable.read(config.data.shards / "targets" / config.objective.target)
-    seen = torch.from_numpy(table.array(np.unique(index.column("image_sha256"))))  # [M, K]
+    seen = torch.from_numpy(table.array(np.unique(index.column("image_sha256")[kept])))  # [M, K]
     space = TargetSpace.fit(seen, config.objective.target_space)
     head = ClipHead(
-        config.objective.head, embed_dim=encoder.embed_dim, n_tokens=encoder.n_tokens, clip_dim=seen.shape[1]
+        config.objective.head,
+        embed_dim=encoder.embed_dim,
+        n_tokens=encoder.n_tokens,
+        clip_dim=seen.shape[1],
+        linear=fit_linear(config, reader, space) if config.objective.linear_ms else None,
     )
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in (("encoder", encoder), ("head", head))}
+    layers, parts = None, {"encoder": encoder, "head": head}
+    if config.objective.subject_layers:
+        parts["subject layers"] = layers = SubjectLayers(
+            trained_on(config, index), index.n_chans, numbered=index.subjects
+        )
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     log.info("trainable: %s", ", ".join(f"{name} {n:,}" for name, n in counts.items()))
-    objective = Contrastive(config.objective, encoder=encoder, head=head, space=space)
+    objective = Contrastive(config.objective, encoder=encoder, head=head, space=space, layers=layers)
     assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == sum(counts.values())
     return objective
+
+
+def fit_linear(config: AlignConfig, reader: ShardReader, space: TargetSpace) -> LinearReadout:
+    """The ridge beside the network, on the mean of each training sample's repetitions."""
+    data = config.data.model_copy(update={"targets": [config.objective.target]})
+    parts = []
+    for part in (reader, open_reader(config.data, part="validation")):
+        rows = kept_rows(part.index, config.data.leave_out)
+        batches = list(evaluation_batches(part, data, config.validation.batch_size, indices=rows))
+        eeg = torch.cat([batch["eeg"] for batch in batches])
+        parts.append((eeg, torch.cat([space(batch[config.objective.target]) for batch in batches])))
+    assert config.objective.linear_ms is not None
+    n_chans, n_times = parts[0][0].shape[1:]
+    width = max(1, round(config.objective.linear_ms / 1000 * reader.index.sfreq))
+    linear = LinearReadout(n_chans=n_chans, n_times=n_times, bin_samples=width, clip_dim=parts[0][1].shape[1])
+    log.info("linear readout: penalty %.3g, chosen on the validation part", linear.fit(*parts[0], held_out=parts[1]))
+    return linear
 
 
 def validate(
@@ -173,10 +224,12 @@ def validate(
     """Retrieval of the validation part's own pictures, mean over subjects."""
     assert isinstance(module, Contrastive)
     own, target, image, subject = [], [], [], []
+    places = None if module.layers is None else module.layers.places(held_out.index.subjects)
     for batch in evaluation_batches(
         held_out, data, config.validation.batch_size, n_repetitions=config.validation.n_repetitions
     ):
-        own.append(module.embed(send_to_device(batch["eeg"], device)).cpu())
+        place = None if places is None else places[batch["subject"]].to(device)
+        own.append(module.embed(send_to_device(batch["eeg"], device), place).cpu())
         target.append(module.space(send_to_device(batch[config.objective.target], device)).cpu())
         image.append(batch["image"])
         subject.append(batch["subject"])
@@ -196,10 +249,12 @@ def export(config: AlignConfig, objective: Contrastive, index: ShardIndex, resul
     shutil.rmtree(aside, ignore_errors=True)
     save_aligned(aside, objective)
     figures = "\n".join(f"| {name} | {value:.3f} |" for name, value in result.metrics.items())
+    kept, names = len(kept_rows(index, config.data.leave_out)), ", ".join(config.data.leave_out)
+    left_out = f" (left out: {names})" if names else ""
     (aside / "README.md").write_text(f"""# EEG encoder aligned with CLIP
 
-Study {index.facts.study}{" (simulated)" if index.facts.simulated else ""}: {index.n_samples} training samples of
-{len(index.subjects)} subjects, {index.n_chans} channels at {index.sfreq:g} Hz.
+Study {index.facts.study}{" (simulated)" if index.facts.simulated else ""}: {kept} training samples of
+{len(trained_on(config, index))} subjects{left_out}, {index.n_chans} channels at {index.sfreq:g} Hz.
 Step {result.best_step} of {config.train.max_steps}, selected by: {config.train.select or "the last"}.
 
 Validation part, {config.validation.n_repetitions} repetitions averaged, mean over subjects, top-1 and top-5 in a

@@ -98,10 +98,11 @@ def main(config: EvalConfig) -> None:
 
 def decode(config: EvalConfig, folder: Path, labels: dict[str, Any]) -> list[Row]:
     """Retrieval by the encoder and by the ridge, for every number of repetitions."""
-    aligned = load_aligned(folder / "export")
+    aligned = load_aligned(folder / "export", subject_layers=True)
     reader = ShardReader.open(config.shards / "test", open_test=True)
     index = reader.index
     subject, shas = index.column("subject"), index.column("image_sha256")
+    places = None if aligned.layers is None else aligned.layers.places(index.subjects)
     pictures, own = np.unique(shas, return_inverse=True)
     targets = TargetTable.read(config.shards / "targets" / aligned.target)
     gallery = aligned.prepare_targets(torch.from_numpy(targets.array(pictures))).numpy()
@@ -118,7 +119,10 @@ def decode(config: EvalConfig, folder: Path, labels: dict[str, Any]) -> list[Row
         batches = evaluation_batches(reader, data, config.batch_size, n_repetitions=n)
         with torch.inference_mode():
             predicted = torch.cat(
-                [aligned(batch["eeg"]) for batch in progress(batches, desc=f"decode, {n} repetitions")]
+                [
+                    aligned(batch["eeg"], None if places is None else places[batch["subject"]])
+                    for batch in progress(batches, desc=f"decode, {n} repetitions")
+                ]
             )
         described = {**labels, "repetitions": n, "selection": "validation part"}
         rows += retrieval_rows("encoder", predicted.numpy(), gallery, subject, own, labels=described, **common)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -39,7 +38,7 @@ from ttd.engine.items import Item, read_items, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import talk
 from ttd.experiments.generate import GenerateConfig
-from ttd.objectives.contrastive import TargetSpace, load_aligned
+from ttd.objectives.contrastive import Aligned, load_aligned
 from ttd.seeding import key
 
 log = logging.getLogger("ttd.generate")
@@ -89,7 +88,8 @@ def main(config: GenerateConfig) -> None:
     chooser = None
     if config.candidates > 1:
         assert config.clip is not None, "check() refuses candidates without a CLIP"
-        chooser = Chooser(config.clip, load_aligned(config.finetune / "export").space, device=accelerator.device)
+        aligned = load_aligned(config.finetune / "export").to(accelerator.device)
+        chooser = Chooser(config.clip, aligned, device=accelerator.device)
 
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
         images = draw(config, items, reader, conditioner, base, chooser)
@@ -171,16 +171,17 @@ class Chooser:
 
     Args:
         clip: folder or repository of the CLIP of the alignment's targets.
-        space: the alignment's space of targets.
+        aligned: the alignment that fine-tuning exported.
     """
 
-    def __init__(self, clip: str, space: TargetSpace, *, device: torch.device):
-        self.clip, self.space = ClipTargets(clip, device=device), space.to(device)
+    def __init__(self, clip: str, aligned: Aligned, *, device: torch.device):
+        self.clip, self.aligned = ClipTargets(clip, device=device), aligned
 
-    def __call__(self, candidates: Tensor, predicted: Tensor) -> Tensor:
-        """Choose among K candidates, uint8 [K, B, 3, H, W], by the predicted embeddings [B, F]; returns [B, 3, H, W]."""
-        seen = torch.stack([self.space(self.clip.embed(list(images))) for images in candidates])  # [K, B, F]
-        nearest = (seen * F.normalize(predicted.float(), dim=-1)).sum(-1).argmax(0)  # [B]
+    @torch.no_grad()
+    def __call__(self, candidates: Tensor, eeg: Tensor) -> Tensor:
+        """Choose among K candidates, uint8 [K, B, 3, H, W], by the EEG [B, C, T]; returns [B, 3, H, W]."""
+        seen = torch.stack([self.aligned.space(self.clip.embed(list(images))) for images in candidates])  # [K, B, F]
+        nearest = (seen * self.aligned(eeg)).sum(-1).argmax(0)  # [B]
         return candidates[nearest.to(candidates.device), torch.arange(len(nearest))]
 
 
@@ -196,14 +197,15 @@ def draw(
     rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
     data = DataConfig(shards=config.shards, part=config.part)
     (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
+    eeg = epochs["eeg"].to(base.unet.device)
     with torch.no_grad():
-        condition = conditioner(epochs["eeg"].to(base.unet.device))
+        condition = conditioner(eeg)
     candidates = []
     for number in range(config.candidates):  # the first is what is drawn without a choice
         own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
         images = sample(base, condition.context, condition.pooled, seeds=own, config=config.sampler)
         candidates.append((images * 255).round().byte())
-    return candidates[0] if chooser is None else chooser(torch.stack(candidates), condition.clip)
+    return candidates[0] if chooser is None else chooser(torch.stack(candidates), eeg)
 
 
 def hash_of(folder: Path) -> str:

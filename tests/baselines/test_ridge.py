@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ttd.baselines.bins import time_bins
-from ttd.baselines.ridge import HalfWhitening, Part, channel_whitener, pooled_half_whitened_ridge
+from ttd.baselines.ridge import HalfWhitening, Part, PooledRidge, channel_whitener, pooled_half_whitened_ridge
 from ttd.metrics.retrieval import cosine_similarity, top_k_in_random_galleries
 from ttd.metrics.uncertainty import shuffled_control
 
@@ -105,3 +105,30 @@ def test_bins_outside_the_epoch_are_refused():
         time_bins(np.zeros((1, C, 50)), sfreq=125.0, tmin=0.1, start=0.0, stop=0.6, width_s=0.024)
     with pytest.raises(ValueError, match="shorter than a sample"):
         time_bins(np.zeros((1, C, 50)), sfreq=125.0, tmin=0.0, start=0.0, stop=0.4, width_s=0.001)
+
+
+def test_plain_ridge_stands_in_the_space_of_centred_targets_and_reads_less(study):
+    plain = PooledRidge(*study[:2], half_whitened=False).predict(study[2])
+    unit = study[2].targets[0] / np.linalg.norm(study[2].targets[0], axis=1, keepdims=True)
+    train = np.concatenate(study[0].targets)
+    mean = (train / np.linalg.norm(train, axis=1, keepdims=True)).mean(axis=0)
+    assert plain.gallery[0] == pytest.approx(unit - mean)
+    assert top1(plain) < top1(pooled_half_whitened_ridge(*study)) - 0.02
+
+
+def test_a_subject_that_is_left_out_is_read_by_the_others_fit_alone(study):
+    train, validation, test = study
+    fitted = PooledRidge(train, validation, left_out=2)
+    others = PooledRidge(*(Part(p.eeg[:2], p.targets[:2]) for p in (train, validation)))
+    assert np.array_equal(fitted.weights, others.weights)
+    wrong = [train.targets[0], train.targets[1], train.targets[2][::-1]]  # its own pairs play no part
+    assert np.array_equal(PooledRidge(Part(train.eeg, wrong), validation, left_out=2).weights, fitted.weights)
+    result = fitted.predict(test)
+    similarity = cosine_similarity(result.predictions[2], result.gallery[2])
+    assert top_k_in_random_galleries(similarity, ways=50).mean() > 0.1  # chance 0.02
+
+
+def test_the_only_subject_cannot_be_left_out(study):
+    alone = [Part(p.eeg[:1], p.targets[:1]) for p in study[:2]]
+    with pytest.raises(ValueError, match="nobody to learn from"):
+        PooledRidge(*alone, left_out=0)

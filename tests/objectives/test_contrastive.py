@@ -8,11 +8,13 @@ import torch.nn.functional as F
 
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.config import UserError
-from ttd.encoders import EncoderConfig, build_encoder
+from ttd.encoders import InceptSADConfig, build_encoder
+from ttd.encoders.subjects import SubjectLayers
 from ttd.objectives.contrastive import (
     Contrastive,
     ContrastiveConfig,
     TargetSpace,
+    gather,
     load_aligned,
     save_aligned,
     symmetric_info_nce,
@@ -24,7 +26,7 @@ SPACES = ("centred", "half_whitened")
 def make(space: str = "half_whitened", seed: int = 0) -> Contrastive:
     torch.manual_seed(seed)
     encoder = build_encoder(
-        EncoderConfig(embed_dim=16, depth=0, stem_dropout=0.0), n_times=64, sfreq=128, ch_names=["O1", "Oz", "O2"]
+        InceptSADConfig(embed_dim=16, depth=0, stem_dropout=0.0), n_times=64, sfreq=128, ch_names=["O1", "Oz", "O2"]
     )
     head = ClipHead(ClipHeadConfig(dropout=0.0), embed_dim=16, n_tokens=encoder.n_tokens, clip_dim=6)
     targets = TargetSpace.fit(torch.randn(50, 6) * torch.tensor([5.0, 3, 1, 1, 0.5, 0.1]) + 1, space)
@@ -116,6 +118,50 @@ def test_a_folder_without_a_head_is_named(tmp_path):
         load_aligned(tmp_path)
 
 
+def with_layers() -> Contrastive:
+    plain = make()
+    layers = SubjectLayers(["a", "b"], 3, numbered=["a", "b", "left out"])
+    config = plain.config.model_copy(update={"subject_layers": True})
+    return Contrastive(config, encoder=plain.encoder, head=plain.head, space=plain.space, layers=layers)
+
+
+def test_subject_layers_start_as_the_identity_and_train_each_on_its_own_subject():
+    batch = make_batch(8) | {"subject": torch.zeros(8, dtype=torch.long)}
+    plain, layered = make().eval(), with_layers().eval()
+    losses = layered(batch)
+    assert losses["loss"].item() == plain(batch)["loss"].item()
+    losses["loss"].backward()
+    moved = layered.layers.weight.grad.abs().sum((1, 2))
+    assert moved[0] > 0
+    assert moved[1] == 0
+
+
+def test_an_exported_alignment_knows_whose_layer_is_whose(tmp_path):
+    objective, eeg = with_layers().eval(), make_batch(2)["eeg"]
+    objective.layers.weight.data[1] = torch.eye(3)  # b is doubled
+    save_aligned(tmp_path, objective)
+    with pytest.raises(UserError, match="a layer per subject, which this step does not apply"):
+        load_aligned(tmp_path)
+    aligned = load_aligned(tmp_path, subject_layers=True)
+    plain = make().eval().embed
+    with torch.no_grad():
+        assert torch.allclose(
+            aligned(eeg, aligned.layers.places(["b", "a"])), plain(eeg * torch.tensor([2.0, 1])[:, None, None])
+        )
+        assert torch.allclose(aligned(eeg, aligned.layers.places(["who", "else"])), plain(1.5 * eeg), atol=1e-6)
+        assert torch.allclose(aligned(eeg), plain(1.5 * eeg), atol=1e-6)  # nobody said who: the mean of all layers
+
+
+def test_layers_that_were_not_asked_for_are_refused():
+    plain = make()
+    with pytest.raises(ValueError, match="subject_layers=False"):
+        Contrastive(
+            plain.config, encoder=plain.encoder, head=plain.head, space=plain.space, layers=SubjectLayers(["a"], 3)
+        )
+    with pytest.raises(ValueError, match="each once"):
+        SubjectLayers(["a", "a"], 3)
+
+
 def test_it_learns_to_tell_pictures_apart():
     torch.manual_seed(0)
     g = torch.Generator().manual_seed(1)
@@ -163,3 +209,25 @@ def test_two_ranks_have_loss_and_gradients_of_one_process_with_the_whole_batch(t
     assert two["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
     for name, parameter in objective.named_parameters():
         assert torch.allclose(two["gradients"][name], parameter.grad, atol=1e-6, rtol=1e-4), name
+
+
+def _gathers(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    a = torch.full((2, 3), float(rank), requires_grad=True)
+    numbers, small = torch.tensor([2**40 + rank, -rank]), torch.full((2, 1, 2), rank, dtype=torch.float16)
+    all_a, all_numbers, all_small = gather(a, numbers, small)
+    (all_a * torch.arange(4.0)[:, None] * (rank + 1)).sum().backward()
+    kept = {"a": all_a.detach(), "numbers": all_numbers, "small": all_small, "gradient": a.grad}
+    torch.save(kept, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_one_message_carries_tensors_of_any_type_and_gradients_come_home(tmp_path):
+    mp.spawn(_gathers, args=(str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert got["a"][:, 0].tolist() == [0, 0, 1, 1]
+        assert got["numbers"].tolist() == [2**40, 0, 2**40 + 1, -1]
+        assert (got["small"].shape, got["small"][:, 0, 1].tolist()) == ((4, 1, 2), [0, 0, 1, 1])
+        assert got["gradient"][:, 0].tolist() == [(1 + 2) * row for row in (2 * rank, 2 * rank + 1)]

@@ -3,8 +3,8 @@
 Whitening of channels by the residual covariance over repetitions (multivariate noise normalisation: Guggenmos,
 Sterzer & Cichy, 2018, NeuroImage 173:434). The spectrum of an image embedding is uneven and cosine retrieval needs
 its small directions, so targets and gallery are multiplied by U·diag(v^-1/4)·Uᵀ (U, v: eigenvectors and eigenvalues
-of the training targets' covariance); plain ridge would be a straw man. λ is chosen by the mean cosine on the
-validation part.
+of the training targets' covariance). Plain ridge, on targets that are centred alone, would be a straw man; it is here to
+say how much of a network's lead over it the half-whitening is. λ is chosen by the mean cosine on the validation part.
 
 Shapes: n images, R repetitions, C channels, K time bins, D target numbers; one array per subject.
 """
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RidgeResult:
-    """Predictions [n, D] and gallery [n, D] of the test part per subject, centred and half-whitened, and the λ used."""
+    """Predictions [n, D] and gallery [n, D] of the test part per subject, in the space of the fit, and the λ used."""
 
     predictions: list[np.ndarray]
     gallery: list[np.ndarray]
@@ -70,19 +70,29 @@ def channel_whitener(trials: np.ndarray) -> np.ndarray:
     return (vectors * values**-0.5) @ vectors.T
 
 
-class HalfWhitening:
-    """Bring embeddings to unit length, centre them by the training mean and multiply them by U·diag(v^-1/4)·Uᵀ."""
+class Centring:
+    """Bring embeddings to unit length and centre them by the training mean."""
 
     def __init__(self, targets: np.ndarray):
-        targets = _unit(targets)
-        self.mean = targets.mean(axis=0)
-        values, vectors = np.linalg.eigh(np.cov(targets, rowvar=False))
+        self.mean = _unit(targets).mean(axis=0)
+
+    def __call__(self, targets: np.ndarray) -> np.ndarray:
+        """[n, D] → [n, D]."""
+        return _unit(targets) - self.mean
+
+
+class HalfWhitening(Centring):
+    """After that, multiply them by U·diag(v^-1/4)·Uᵀ."""
+
+    def __init__(self, targets: np.ndarray):
+        super().__init__(targets)
+        values, vectors = np.linalg.eigh(np.cov(_unit(targets), rowvar=False))
         values = np.maximum(values, 1e-6 * values[-1])  # a direction without variance is no direction
         self.matrix = (vectors * values**-0.25) @ vectors.T
 
     def __call__(self, targets: np.ndarray) -> np.ndarray:
         """[n, D] → [n, D]."""
-        return (_unit(targets) - self.mean) @ self.matrix
+        return super().__call__(targets) @ self.matrix
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:
@@ -119,38 +129,59 @@ def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a * b).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
 
 
-def pooled_half_whitened_ridge(
-    train: Part, validation: Part, test: Part, *, n_repetitions: int | None = None
-) -> RidgeResult:
-    """Fit one ridge on all subjects' training averages and predict every subject's test pictures.
+class PooledRidge:
+    """One ridge on the training averages of all subjects, or of all but one.
 
-    Per subject, channels are whitened and the mean of the training averages is removed, by training trials alone.
+    Per subject, channels are whitened and the mean of the training averages is removed, by training trials alone. The
+    subject that is left out is treated so as well, which asks nothing about its pictures but which trials repeat one.
 
     Args:
         train: single trials, at least 2 repetitions.
         validation: chooses λ.
-        test: what is predicted; its targets become the gallery.
-        n_repetitions: how many test repetitions are averaged; all when not given.
+        half_whitened: the fair baseline; plain ridge where False.
+        left_out: place of the subject that neither the fit nor the choice of λ sees.
 
     Raises:
-        ValueError: shapes that do not belong together, or a single training repetition.
+        ValueError: shapes that do not belong together, a single training repetition, or nobody to learn from.
     """
-    rows: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
-    for s, trials in enumerate(train.eeg):
-        whitener = channel_whitener(trials)
-        mean: np.ndarray | None = None
-        for name, eeg in (("train", trials), ("validation", validation.eeg[s]), ("test", test.eeg[s])):
-            average = (eeg[:, :n_repetitions] if name == "test" else eeg).mean(axis=1)  # [n, C, K]
-            features = np.einsum("cd,ndk->nck", whitener, average, optimize=True).reshape(len(average), -1)
-            mean = features.mean(axis=0) if mean is None else mean
-            rows[name].append((features - mean).astype(np.float32))
-    half = HalfWhitening(np.concatenate(train.targets))
-    ridge = Ridge(np.concatenate(rows["train"]), half(np.concatenate(train.targets)))
-    chosen, cosine = ridge.select(np.concatenate(rows["validation"]), half(np.concatenate(validation.targets)))
-    weights = ridge.weights[chosen]
-    return RidgeResult(
-        predictions=[features @ weights for features in rows["test"]],
-        gallery=[half(targets) for targets in test.targets],
-        ridge_lambda=chosen,
-        validation_cosine=cosine,
-    )
+
+    def __init__(self, train: Part, validation: Part, *, half_whitened: bool = True, left_out: int | None = None):
+        seen = [s for s in range(len(train.eeg)) if s != left_out]
+        if not seen:
+            raise ValueError("nobody to learn from: the only subject is left out")
+        self.whiteners = [channel_whitener(trials) for trials in train.eeg]
+        rows = [self._whitened(s, trials) for s, trials in enumerate(train.eeg)]
+        self.means = [features.mean(axis=0) for features in rows]
+        centred = [(rows[s] - self.means[s]).astype(np.float32) for s in seen]
+        held_out = [(self._whitened(s, validation.eeg[s]) - self.means[s]).astype(np.float32) for s in seen]
+        targets = np.concatenate([train.targets[s] for s in seen])
+        self.space = HalfWhitening(targets) if half_whitened else Centring(targets)
+        ridge = Ridge(np.concatenate(centred), self.space(targets))
+        wanted = self.space(np.concatenate([validation.targets[s] for s in seen]))
+        self.ridge_lambda, self.validation_cosine = ridge.select(np.concatenate(held_out), wanted)
+        self.weights = ridge.weights[self.ridge_lambda]
+
+    def _whitened(self, subject: int, trials: np.ndarray) -> np.ndarray:
+        """Trials [n, R, C, K] → features of their averages [n, C · K]."""
+        average = trials.mean(axis=1)
+        return np.einsum("cd,ndk->nck", self.whiteners[subject], average, optimize=True).reshape(len(average), -1)
+
+    def predict(self, test: Part, *, n_repetitions: int | None = None) -> RidgeResult:
+        """Every subject's test pictures from the mean of the first ``n_repetitions`` (all when not given)."""
+        features = [
+            (self._whitened(s, eeg[:, :n_repetitions]) - self.means[s]).astype(np.float32)
+            for s, eeg in enumerate(test.eeg)
+        ]
+        return RidgeResult(
+            predictions=[rows @ self.weights for rows in features],
+            gallery=[self.space(targets) for targets in test.targets],
+            ridge_lambda=self.ridge_lambda,
+            validation_cosine=self.validation_cosine,
+        )
+
+
+def pooled_half_whitened_ridge(
+    train: Part, validation: Part, test: Part, *, n_repetitions: int | None = None
+) -> RidgeResult:
+    """The fair baseline in one call: see ``PooledRidge``."""
+    return PooledRidge(train, validation).predict(test, n_repetitions=n_repetitions)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ttd.config import Config
 from ttd.data.stream import DataConfig
-from ttd.encoders import EncoderConfig
+from ttd.encoders import EncoderConfig, InceptSADConfig
 from ttd.engine.accelerator import EngineConfig
 from ttd.engine.loop import TrainConfig
 from ttd.engine.schedules import OptimConfig
@@ -30,7 +30,7 @@ class AlignConfig(Config):
     seed: int = 0
     data: DataConfig
     """Paired shards with the target that ``objective.target`` names; ``data.targets`` need not name it."""
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = InceptSADConfig()
     """A new encoder; not used where ``pretrained`` is given."""
     pretrained: Path | None = None
     """Run folder of ``ttd/pretrain.py``; its encoder moves to this cap by electrode name and is trained on."""

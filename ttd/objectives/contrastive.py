@@ -9,6 +9,8 @@ cosines favour pictures that resemble every picture), and, in the space "half_wh
 direction of the training targets by its variance to the power -1/4: the spectrum of CLIP's embeddings is uneven, and a
 plain cosine reads only its few large directions. The ridge baseline stands in the same space.
 
+Subjects. Where asked for, each subject's channels pass a linear map of its own first (``ttd/encoders/subjects.py``).
+
 Shapes: B batch of one rank, G batch of all ranks, C channels, T samples, K width of the CLIP embedding, M images.
 """
 
@@ -16,19 +18,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional
 import torch.nn.functional as F
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
+from ttd.bridge.linear_readout import LinearReadout
 from ttd.config import Config, UserError, write_json
 from ttd.encoders import Encoder, load_encoder, save_encoder
+from ttd.encoders.subjects import SubjectLayers
 from ttd.encoders.transfer import load_strictly
 
 FORMAT = 1
@@ -43,6 +46,12 @@ class ContrastiveConfig(Config):
     cosine_weight: float = Field(default=0.0, ge=0)
     """Weight of 1 − cosine to the own target beside InfoNCE: on few pictures it keeps the contrast from over-fitting
     (measured on a simulated study, 1,000 pictures: validation cosine 0.12 without, 0.17 with 5)."""
+    linear_ms: float | None = Field(default=None, gt=0)
+    """Average the network's embedding with that of a ridge on the means of bins this long, fitted to the training part before the
+    network is trained; needs no epochs and helps most on few pictures. None where null."""
+    subject_layers: bool = False
+    """Give every training subject a linear map of the channels before the encoder, the identity at first; a subject that
+    was not trained on gets the mean of all."""
 
 
 class TargetSpace(nn.Module):
@@ -83,21 +92,33 @@ class Contrastive(nn.Module):
     """Encoder and CLIP head, trained by symmetric InfoNCE over all ranks.
 
     Args:
-        encoder, head: what is trained.
+        encoder, head, layers: what is trained; ``layers`` where ``config.subject_layers`` asks for them.
         space: fitted on the training targets.
     """
 
-    def __init__(self, config: ContrastiveConfig, *, encoder: Encoder, head: ClipHead, space: TargetSpace):
+    def __init__(
+        self,
+        config: ContrastiveConfig,
+        *,
+        encoder: Encoder,
+        head: ClipHead,
+        space: TargetSpace,
+        layers: SubjectLayers | None = None,
+    ):
         super().__init__()
-        self.config, self.encoder, self.head, self.space = config, encoder, head, space
+        if config.subject_layers != (layers is not None):
+            raise ValueError(f"subject_layers={config.subject_layers}, but layers={layers}")
+        self.config, self.encoder, self.head, self.space, self.layers = config, encoder, head, space, layers
 
-    def embed(self, eeg: Tensor) -> Tensor:
-        """Map EEG [B, C, T], scaled per channel, to unit vectors [B, K] in the space of the targets."""
-        return F.normalize(self.head(self.encoder(eeg)).float(), dim=1)
+    def embed(self, eeg: Tensor, place: Tensor | None = None) -> Tensor:
+        """Map EEG [B, C, T], scaled per channel, to unit vectors [B, K] in the space of the targets; see ``Aligned``."""
+        return _embed(eeg, place, self.layers, self.encoder, self.head)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of a batch: "eeg" [B, C, T], the target [B, K], "image" [B] (equal numbers: the same picture)."""
-        own, target = self.embed(batch["eeg"]), self.space(batch[self.config.target])
+        """Losses of a batch: "eeg" [B, C, T], the target [B, K], "image" [B] (equal numbers: the same picture), and
+        with subject layers "subject" [B]."""
+        place = None if self.layers is None else self.layers.place[batch["subject"]]
+        own, target = self.embed(batch["eeg"], place), self.space(batch[self.config.target])
         scale = self.head.scale()
         contrast, top1 = symmetric_info_nce(own, target, batch["image"], scale)
         cosine = (own * target).sum(1).mean()
@@ -118,7 +139,7 @@ def symmetric_info_nce(eeg: Tensor, target: Tensor, image: Tensor, scale: Tensor
     rows of all ranks; a row's positives share its weight equally. The mean of the shares over ranks is the loss of one
     process holding all G rows, and so are the gradients that DDP and ZeRO average. Chance of the fraction: 1 / G.
     """
-    all_eeg, all_target, all_image = gather(eeg), gather(target), gather(image)  # [G, K], [G, K], [G]
+    all_eeg, all_target, all_image = gather(eeg, target, image)  # [G, K], [G, K], [G]
     same = (image[:, None] == all_image[None]).float()  # [B, G]
     weight = same / same.sum(1, keepdim=True)
     logits = scale * eeg @ all_target.T  # [B, G]
@@ -128,27 +149,63 @@ def symmetric_info_nce(eeg: Tensor, target: Tensor, image: Tensor, scale: Tensor
     return loss / 2, top1
 
 
-def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, [B, ...] → [G, ...], with gradients back to the rank they came from."""
+def gather(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows of all ranks in rank order, each [B, ...] → [G, ...], with gradients back to the rank they came from."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return x
-    if x.requires_grad:
-        return torch.cat(torch.distributed.nn.functional.all_gather(x))
-    rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, x.contiguous())
-    return torch.cat(rows)
+        return rows
+    return _Gather.apply(*rows)
+
+
+class _Gather(torch.autograd.Function):
+    """One message each way for all tensors: their bytes side by side, and the sum over ranks of the gradients of one's own
+    rows."""
+
+    @staticmethod
+    def forward(ctx: Any, *rows: Tensor) -> tuple[Tensor, ...]:
+        flat = [x.contiguous().view(len(x), -1).view(torch.uint8) for x in rows]
+        mine = torch.cat(flat, 1)  # [B, bytes]
+        theirs = mine.new_empty(dist.get_world_size() * len(mine), mine.shape[1])
+        dist.all_gather_into_tensor(theirs, mine)
+        parts = theirs.split([x.shape[1] for x in flat], 1)
+        out = tuple(p.contiguous().view(x.dtype).view(-1, *x.shape[1:]) for p, x in zip(parts, rows, strict=True))
+        ctx.mark_non_differentiable(*(o for o, needed in zip(out, ctx.needs_input_grad, strict=True) if not needed))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [g for g, needed in zip(gradients, ctx.needs_input_grad, strict=True) if needed]
+        total = torch.cat([g.flatten(1) for g in wanted], 1)  # [G, numbers]
+        mine = total.new_empty(len(total) // dist.get_world_size(), total.shape[1])
+        dist.reduce_scatter_tensor(mine, total)
+        parts = iter(mine.split([g[0].numel() for g in wanted], 1))
+        return tuple(
+            next(parts).reshape(-1, *g.shape[1:]) if needed else None
+            for g, needed in zip(gradients, ctx.needs_input_grad, strict=True)
+        )
+
+
+def _embed(eeg: Tensor, place: Tensor | None, layers: SubjectLayers | None, encoder: Encoder, head: ClipHead) -> Tensor:
+    own = eeg
+    if layers is not None:
+        own = layers(eeg, torch.full((len(eeg),), -1, device=eeg.device) if place is None else place)
+    return F.normalize(head(encoder(own), eeg).float(), dim=1)
 
 
 class Aligned(nn.Module):
     """An exported alignment: EEG → unit vectors beside those of pictures."""
 
-    def __init__(self, encoder: Encoder, head: ClipHead, space: TargetSpace, target: str):
+    def __init__(
+        self, encoder: Encoder, head: ClipHead, space: TargetSpace, target: str, layers: SubjectLayers | None = None
+    ):
         super().__init__()
-        self.encoder, self.head, self.space, self.target = encoder, head, space, target
+        self.encoder, self.head, self.space, self.target, self.layers = encoder, head, space, target, layers
 
-    def forward(self, eeg: Tensor) -> Tensor:
-        """Map EEG [B, C, T], scaled by the training statistics, to unit vectors [B, K]."""
-        return F.normalize(self.head(self.encoder(eeg)).float(), dim=1)
+    def forward(self, eeg: Tensor, place: Tensor | None = None) -> Tensor:
+        """Map EEG [B, C, T], scaled by the training statistics, to unit vectors [B, K].
+
+        ``place`` [B] are the subjects' layers, from ``layers.places(names)``; without it everyone gets their mean.
+        """
+        return _embed(eeg, place, self.layers, self.encoder, self.head)
 
     def prepare_targets(self, clip: Tensor) -> Tensor:
         """Map CLIP embeddings [M, K] to the unit vectors [M, K] that ``forward`` is to be compared with by cosine."""
@@ -162,6 +219,8 @@ def save_aligned(folder: Path, objective: Contrastive) -> None:
     head.mkdir(parents=True, exist_ok=True)
     weights = {f"head.{n}": t for n, t in objective.head.state_dict().items()}
     weights |= {f"space.{n}": t for n, t in objective.space.state_dict().items()}
+    layers = objective.layers
+    weights |= {f"layers.{n}": t for n, t in layers.state_dict().items()} if layers is not None else {}
     save_file({n: t.detach().cpu().contiguous() for n, t in weights.items()}, head / "model.safetensors")
     write_json(
         head / "config.json",
@@ -171,17 +230,21 @@ def save_aligned(folder: Path, objective: Contrastive) -> None:
             "embed_dim": objective.head.embed_dim,
             "n_tokens": objective.head.n_tokens,
             "clip_dim": objective.head.clip_dim,
+            "linear": None if objective.head.linear is None else objective.head.linear.sizes,
             "target": objective.config.target,
             "target_space": objective.config.target_space,
+            **({"subjects": layers.subjects} if layers is not None else {}),
         },
     )
 
 
-def load_aligned(folder: Path) -> Aligned:
+def load_aligned(folder: Path, *, subject_layers: bool = False) -> Aligned:
     """Read what ``save_aligned`` wrote (the ``export`` folder of an alignment run), in evaluation mode.
 
+    ``subject_layers`` says that the caller passes the EEG through all of ``forward``, so that layers count.
+
     Raises:
-        UserError: not an exported alignment, or weights that do not fit.
+        UserError: not an exported alignment, weights that do not fit, or subject layers that would be left out.
     """
     encoder = load_encoder(folder / "encoder")
     path = folder / "clip_head" / "config.json"
@@ -199,11 +262,18 @@ def load_aligned(folder: Path) -> Aligned:
         embed_dim=facts["embed_dim"],
         n_tokens=facts["n_tokens"],
         clip_dim=facts["clip_dim"],
+        linear=LinearReadout(**facts["linear"], clip_dim=facts["clip_dim"]) if facts.get("linear") else None,
     )
-    k = facts["clip_dim"]
-    aligned = Aligned(encoder, head, TargetSpace(torch.zeros(k), torch.eye(k)), facts["target"])
+    k, subjects = facts["clip_dim"], facts.get("subjects")
+    if subjects and not subject_layers:
+        raise UserError(
+            f"{folder}: was aligned with a layer per subject, which this step does not apply; align it again with "
+            "objective.subject_layers=false"
+        )
+    layers = SubjectLayers(subjects, len(encoder.ch_names)) if subjects else None
+    aligned = Aligned(encoder, head, TargetSpace(torch.zeros(k), torch.eye(k)), facts["target"], layers)
     weights = load_file(folder / "clip_head" / "model.safetensors")
-    for name in ("head", "space"):
+    for name in ("head", "space", *(["layers"] if subjects else [])):
         part = {n.removeprefix(f"{name}."): t for n, t in weights.items() if n.startswith(f"{name}.")}
         load_strictly(getattr(aligned, name), part, source=str(folder / "clip_head"))
     return aligned.eval()
