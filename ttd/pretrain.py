@@ -3,12 +3,15 @@
     accelerate launch ttd/pretrain.py --config configs/pretrain/eegmmidb.yaml
 
 Run the same command again to resume. At the end export/ holds encoder and decoder, and pretrain_report.json the error
-on held-out runs beside the trivial predictors.
+on held-out runs beside the trivial predictors, as a whole and by frequency.
+
+Shapes: B windows, C channels, T samples.
 """
 
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttd.baselines.interpolation import autocovariance, predict_linear, predict_mean, predict_wiener, predict_zero
+from ttd.baselines.component_filter import fit_component_filter
+from ttd.baselines.interpolation import predict_linear, predict_mean, predict_wiener, predict_zero
 from ttd.config import Plan, UserError, fingerprint, run, write_json
 from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
+from ttd.data.schema import Part
 from ttd.data.splits import open_test
-from ttd.data.stream import Stream, evaluation_batches, open_reader
+from ttd.data.stream import DataConfig, Stream, evaluation_batches, kept_rows, open_index, open_reader
 from ttd.encoders import build_encoder, save_encoder
 from ttd.encoders.masking import temporal_mask
 from ttd.engine.accelerator import check_launch, make_accelerator
@@ -31,7 +36,8 @@ from ttd.engine.loop import TrainResult, evaluating, mean_losses, train
 from ttd.engine.run_folder import check_resumable
 from ttd.engine.tracking import talk
 from ttd.experiments.pretrain import PretrainConfig
-from ttd.objectives.masked_reconstruction import MaskedReconstruction, masked_mse
+from ttd.objectives.masked_reconstruction import MaskedReconstruction
+from ttd.objectives.reconstruction_scores import autocovariance_of_present, errors, errors_by_cap, markdown, spectra
 from ttd.seeding import key
 
 
@@ -39,17 +45,19 @@ def check(config: PretrainConfig) -> Plan:
     """Shards must be there and long enough for a token and for the hidden spans; says what the work will read."""
     plan = Plan(problems=check_resumable(config.output_dir, config))
     plan.problems += check_launch(config.engine, config.global_batch_size, config.micro_batch_size)
-    if not (config.data.shards / config.report.part / "index.json").is_file():
+    if not held_out_in(config.data, config.report.part):
         plan.problems.append(
             f"report.part: {config.data.shards} holds no part {config.report.part}; "
             "hold runs out when building the shards"
         )
     try:
-        index = ShardIndex.read(config.data.shards / config.data.part)
+        index = open_index(config.data)
         encoder_facts: dict[str, Any] = {"n_times": index.n_times, "sfreq": index.sfreq, "ch_names": index.ch_names}
     except UserError as error:
         plan.problems.append(f"data.shards: {error}")
         return plan
+    if index.montage is not None and config.encoder.whiten:
+        plan.problems.append("encoder.whiten: one matrix cannot whiten several caps (data.montage); set it to false")
     try:
         temporal_mask(config.objective.masking, index.n_times, torch.zeros(1, dtype=torch.long), seed=0)
     except ValueError as error:
@@ -65,7 +73,15 @@ def check(config: PretrainConfig) -> Plan:
         f"{index.n_chans} channels; encoder of {sum(p.numel() for p in encoder.parameters()):,} parameters, "
         f"{encoder.n_tokens} tokens; {config.train.max_steps} updates of {config.global_batch_size}"
     )
+    if index.montage is not None:
+        caps = ", ".join(f"{cap} ({len(set(names) & set(index.montage))})" for cap, names in index.facts.caps.items())
+        plan.notes.append(f"montage of {index.n_chans} electrodes; of these, caps have: {caps}")
     return plan
+
+
+def held_out_in(data: DataConfig, part: Part) -> list[Path]:
+    """The folders that have such a part."""
+    return [folder for folder in data.folders if (folder / part / "index.json").is_file()]
 
 
 def main(config: PretrainConfig) -> None:
@@ -85,7 +101,7 @@ def main(config: PretrainConfig) -> None:
         world_size=accelerator.num_processes,
     )
     held_out = None
-    if (config.data.shards / "validation" / "index.json").is_file():
+    if held_out_in(config.data, "validation"):
         held_out = open_reader(config.data, part="validation")
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -111,7 +127,7 @@ def main(config: PretrainConfig) -> None:
             content = report(config, objective, reader, accelerator.device)
         write_json(config.output_dir / "pretrain_report.json", content)
         export(config, objective, reader.index, result, content)
-        print(table(content))
+        print(markdown(content))
 
 
 def build(config: PretrainConfig, reader: ShardReader) -> MaskedReconstruction:
@@ -120,61 +136,74 @@ def build(config: PretrainConfig, reader: ShardReader) -> MaskedReconstruction:
     index = reader.index
     encoder = build_encoder(config.encoder, n_times=index.n_times, sfreq=index.sfreq, ch_names=index.ch_names)
     if config.encoder.whiten:
-        encoder.set_noise_covariance(torch.from_numpy(noise_covariance(reader)))
-    return MaskedReconstruction(config.objective, encoder=encoder, seed=config.seed)
+        kept = kept_rows(index, config.data.leave_out)
+        encoder.set_noise_covariance(torch.from_numpy(noise_covariance(reader, kept)))
+    start = None
+    if config.objective.start == "wiener":
+        start = fit_component_filter(training_windows(config, reader)[0])
+    return MaskedReconstruction(config.objective, encoder=encoder, seed=config.seed, component_filter=start)
 
 
 def report(
     config: PretrainConfig, objective: MaskedReconstruction, train_reader: ShardReader, device: torch.device
 ) -> dict[str, Any]:
-    """Masked error on the held-out part of the model and of the trivial predictors; the Wiener one on fewer windows."""
+    """Masked error on the held-out part of the model and of the trivial predictors, and both by frequency.
+
+    The Wiener predictor, and so the frequencies, stand on fewer windows.
+    """
     part = config.report.part
-    if part == "test":
-        open_test(config.data.shards, who="pretrain", config_hash=fingerprint(config))
+    for folder in held_out_in(config.data, part) if part == "test" else []:
+        open_test(folder, who="pretrain", config_hash=fingerprint(config))
     reader = open_reader(config.data, part=part, open_test=part == "test")
-    batches = list(evaluation_batches(reader, config.data, 16))
-    eeg = torch.cat([batch["eeg"] for batch in batches])
-    mask = objective.mask(torch.cat([batch["position"] for batch in batches]))
-    pairs = zip(eeg.split(16), mask.split(16), strict=True)
-    own = [objective.reconstruct(e.to(device), m.to(device)).cpu() for e, m in pairs]
+    eeg, present, rows = windows(config, reader, at_most=config.report.max_windows)
+    mask = objective.mask(rows)
+    pairs = list(zip(eeg.split(16), mask.split(16), strict=True))
+    own = [objective.reconstruct(e.to(device), m.to(device)).float().cpu() for e, m in pairs]
     predicted = {
-        "model": torch.cat(own).float(),
+        "model": torch.cat(own),
         "zero": predict_zero(eeg, mask),
         "channel mean": predict_mean(eeg, mask),
         "linear": predict_linear(eeg, mask),
     }
+    if config.objective.start == "wiener":
+        predicted["start"] = torch.cat([objective.start(e.masked_fill(m[:, None], 0.0), m) for e, m in pairs])
     some = torch.from_numpy(np.unique(np.linspace(0, len(eeg) - 1, config.report.n_wiener).astype(int)))
-    on_some = {name: float(masked_mse(p[some], eeg[some], mask[some])) for name, p in predicted.items()}
-    covariance = autocovariance(training_windows(config, train_reader))
-    wiener = predict_wiener(eeg[some], mask[some], covariance)
-    return {
+    covariance = autocovariance_of_present(*training_windows(config, train_reader))
+    on_some = {name: p[some] for name, p in predicted.items()}
+    on_some["wiener"] = predict_wiener(eeg[some], mask[some], covariance)
+    there = None if present is None else present[some]
+    shown = {name: on_some[name] for name in ("model", "linear", "wiener")}
+    span = min(config.objective.masking.span, int(mask[0].sum()))
+    content: dict[str, Any] = {
         "part": part,
-        "runs": sorted({run for i in range(len(reader)) for run in reader.meta(i)["runs"]}),
+        "runs": sorted({run for i in rows.tolist() for run in reader.meta(i)["runs"]}),
         "n_windows": len(eeg),
         "hidden_fraction": float(mask.float().mean()),
-        "masked_mse": {name: float(masked_mse(p, eeg, mask)) for name, p in predicted.items()},
+        "masked_mse": errors(predicted, eeg, mask, present),
         "n_wiener": len(some),
-        "masked_mse_on_wiener_windows": {**on_some, "wiener": float(masked_mse(wiener, eeg[some], mask[some]))},
+        "masked_mse_on_wiener_windows": errors(on_some, eeg[some], mask[some], there),
+        "spectrum": spectra(shown, eeg[some], mask[some], sfreq=reader.index.sfreq, span=span, present=there),
     }
+    if present is not None:
+        caps = reader.index.column("cap")[rows.numpy()].tolist()
+        content["by_cap"] = errors_by_cap(predicted, eeg, mask, present, caps)
+    return content
 
 
-def training_windows(config: PretrainConfig, reader: ShardReader, at_most: int = 400) -> Tensor:
-    """Scaled training windows [B, C, T], evenly spaced over the index."""
-    rows = np.unique(np.linspace(0, len(reader) - 1, min(at_most, len(reader))).astype(int))
-    return torch.cat([batch["eeg"] for batch in evaluation_batches(reader, config.data, 64, indices=rows)])
+def windows(config: PretrainConfig, reader: ShardReader, *, at_most: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Scaled windows [B, C, T], which electrodes they have [B, C] (None where all have all), and their rows [B]: those of
+    subjects that are not left out, evenly spaced over the index."""
+    kept = kept_rows(reader.index, config.data.leave_out)
+    rows = kept[np.unique(np.linspace(0, len(kept) - 1, min(at_most, len(kept))).astype(int))]
+    batches = list(evaluation_batches(reader, config.data, 64, indices=rows))
+    present = torch.cat([batch["present"] for batch in batches]) if "present" in batches[0] else None
+    return torch.cat([batch["eeg"] for batch in batches]), present, torch.from_numpy(rows)
 
 
-def table(content: dict) -> str:
-    """The report as Markdown; the Wiener predictor stands on fewer windows, so the others do a second time."""
-    every, some = content["masked_mse"], content["masked_mse_on_wiener_windows"]
-    lines = [
-        f"Masked error on the {content['part']} part, runs {', '.join(content['runs'])}:",
-        "",
-        f"| predictor | {content['n_windows']} windows | {content['n_wiener']} of them |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {n} | {f'{every[n]:.3f}' if n in every else ''} | {value:.3f} |" for n, value in some.items()]
-    return "\n".join(lines)
+def training_windows(config: PretrainConfig, reader: ShardReader) -> tuple[Tensor, Tensor | None]:
+    """The training windows [B, C, T] that filters are fitted on, and which electrodes they have [B, C]."""
+    eeg, present, _ = windows(config, reader, at_most=400)
+    return eeg, present
 
 
 def export(
@@ -188,11 +217,14 @@ def export(
     weights = {name: t.detach().cpu().contiguous() for name, t in objective.decoder.state_dict().items()}
     save_file(weights, aside / "decoder" / "model.safetensors")
     write_json(aside / "decoder" / "config.json", config.objective.decoder.model_dump(mode="json"))
+    if objective.component_filter is not None:  # what the decoder adds to
+        added = {name: t.contiguous() for name, t in vars(objective.component_filter).items()}
+        save_file(added, aside / "decoder" / "component_filter.safetensors")
     (aside / "README.md").write_text(
         f"# EEG encoder, pretrained by masked reconstruction\n\n"
         f"Study {index.facts.study}{' (simulated)' if index.facts.simulated else ''}, {index.n_samples} windows of "
         f"{index.n_times} samples at {index.sfreq:g} Hz, {index.n_chans} channels; step {result.best_step}.\n\n"
-        f"{table(content)}\n"
+        f"{markdown(content)}\n"
     )
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -1,139 +1,213 @@
-"""Score aligned encoders on labelled epochs, whole recordings left out, beside shrinkage LDA on the same epochs.
+"""Score encoders on labelled epochs, whole recordings or subjects left out, beside linear baselines on the same epochs.
 
     python ttd/probe.py --config configs/probe/muse_p300.yaml
 
-An epoch's score is the cosine of its embedding to the mean positive embedding of the training part minus that to the
-mean negative one. Per recording and as their mean: AUC, 95 % interval over epochs, and the control with permuted labels.
-LDA learns from all other recordings, the encoder from all but one more, its validation part.
+A frozen encoder under logistic regression (linear probe), a network trained whole (from a random start or from an
+encoder: full fine-tuning), aligned encoders as they are, shrinkage LDA, ridge and band power. Settings that are to be
+chosen are chosen inside the training groups. Per group and as their mean: figure, 95 % interval, chance, the same scores
+against permuted labels, and everything fitted again on permuted labels.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ttd.baselines.lda import ShrinkageLDA
+from ttd.baselines.classifiers import BandPowerConfig, Grid, LDAConfig, RidgeConfig, build_baseline, choosing
+from ttd.baselines.leave_out import Scored, permuted_within, score_left_out
 from ttd.config import Plan, UserError, fingerprint, run, write_json
+from ttd.data.labelled import Labelled, load, locked, missing
 from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
 from ttd.data.stream import DataConfig, evaluation_batches
-from ttd.experiments.probe import ProbeConfig
-from ttd.metrics.detection import CHANCE, auc, auc_draws, permuted_aucs
+from ttd.encoders import read_encoder_facts
+from ttd.engine.tracking import talk
+from ttd.experiments.probe import AlignedConfig, ClassifierConfig, ProbeConfig, ProbedConfig
+from ttd.metrics.probing import GroupScores, difference, rows_of, table
 from ttd.objectives.contrastive import load_aligned
+from ttd.objectives.probing import EncoderTokens, LinearProbeConfig, NetworkClassifier, NetworkConfig
+
+log = logging.getLogger("ttd.probe")
 
 
 def check(config: ProbeConfig) -> Plan:
-    """Every fold needs its shards and the alignment trained on them."""
-    problems = [
-        f"folds.{name}: {folder} holds no shards; build them with shards/build_paired.py"
-        for name, folder in config.folds.items()
-        if not (folder / "test" / "index.json").is_file()
-    ]
-    problems += [
-        f"aligned.{name}: {folder} holds no export; train it with ttd/align.py"
-        for name, folder in config.aligned.items()
-        if not (folder / "export" / "clip_head" / "config.json").is_file()
-    ]
-    if config.unrejected and not (config.unrejected / "train" / "index.json").is_file():
-        problems.append(f"unrejected: {config.unrejected} holds no shards; build them with shards/build_paired.py")
-    return Plan(problems)
-
-
-def labelled(reader: ShardReader, positive: str) -> np.ndarray:
-    """1 for samples of the positive class, 0 for others [n].
-
-    Raises:
-        UserError: no sample, or every sample, carries the label.
-    """
-    labels = (reader.index.column("label") == positive).astype(int)
-    if labels.min() == labels.max():
-        known = sorted(set(reader.index.column("label")))
-        raise UserError(f"positive={positive!r}: the labels of {reader.index.folder} are {known}")
-    return labels
-
-
-def aligned_scores(config: ProbeConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels [n] of the left-out recording by the aligned encoder."""
-    shards = config.folds[name]
-    model, data = load_aligned(config.aligned[name] / "export"), DataConfig(shards=shards)
-
-    @torch.no_grad()
-    def embed(reader: ShardReader) -> Tensor:
-        return torch.cat([model(batch["eeg"]) for batch in evaluation_batches(reader, data, 200)])
-
-    train, test = ShardReader.open(shards / "train"), ShardReader.open(shards / "test", open_test=True)
-    seen, of_class = embed(train), torch.from_numpy(labelled(train, config.positive))
-    negative, positive = (F.normalize(seen[of_class == c].mean(0), dim=0) for c in (0, 1))
-    return (embed(test) @ (positive - negative)).numpy(), labelled(test, config.positive)
-
-
-def lda_scores(config: ProbeConfig, folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels [n] of one recording by shrinkage LDA on all others, whatever parts they stand in.
-
-    Raises:
-        UserError: no epoch belongs to a run of this name.
-    """
-    parts = [folder / part for part in ("train", "validation", "test")]
-    readers = [ShardReader.open(part, open_test=True) for part in parts if (part / "index.json").is_file()]
-    labels = np.concatenate([labelled(reader, config.positive) for reader in readers])
-    epochs = np.concatenate([reader.eeg(i) for reader in readers for i in range(len(reader))])  # [n, C, T]
-    left_out = np.array([reader.meta(i)["runs"][0] == name for reader in readers for i in range(len(reader))])
-    if not left_out.any():
-        raise UserError(f"folds: {folder} holds no run {name!r}; name each fold after its left-out run")
-    facts = readers[0].index
-    lda = ShrinkageLDA(sfreq=facts.sfreq, tmin=facts.tmin, start=facts.tmin).fit(epochs[~left_out], labels[~left_out])
-    return lda.score(epochs[left_out]), labels[left_out]
-
-
-def rows_of(model: str, scored: dict[str, tuple[np.ndarray, np.ndarray]], seed: int) -> list[dict]:
-    """One row per recording and one for their mean: AUC, interval, control with its interval."""
-    draws = {name: auc_draws(*pair, seed=seed) for name, pair in scored.items()}
-    permuted = {name: permuted_aucs(*pair, seed=seed) for name, pair in scored.items()}
-    values = {name: auc(*pair) for name, pair in scored.items()}
-    counts = {name: len(pair[1]) for name, pair in scored.items()}
-    draws["mean"], permuted["mean"] = (np.mean(list(v.values()), axis=0) for v in (draws, permuted))
-    values["mean"], counts["mean"] = float(np.mean(list(values.values()))), sum(counts.values())
-    out = []
-    for name, value in values.items():
-        interval, control = np.quantile(draws[name], [0.025, 0.975]), np.quantile(permuted[name], [0.025, 0.975])
-        row = {"model": model, "recording": name, "n": counts[name], "auc": value, "interval": interval.tolist()}
-        out.append(
-            row | {"chance": CHANCE, "control": float(permuted[name].mean()), "control_interval": control.tolist()}
-        )
-    return out
-
-
-def table(rows: list[dict]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| model | left-out recording | epochs | AUC | 95 % interval | chance | permuted labels |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        (low, high), (below, above) = r["interval"], r["control_interval"]
-        lines.append(
-            f"| {r['model']} | {r['recording']} | {r['n']} | {r['auc']:.3f} | {low:.3f} to {high:.3f} "
-            f"| {r['chance']} | {r['control']:.3f} ({below:.3f} to {above:.3f}) |"
-        )
-    return "\n".join(lines) + "\n"
+    """Every source, and every encoder that is not trained here, must be there."""
+    plan = Plan([f"data.{name}.{why}" for name, source in config.data.items() if (why := missing(source))])
+    for name, probed in config.models.items():
+        classifier = probed.classifier
+        if isinstance(classifier, AlignedConfig):
+            plan.problems += [
+                f"models.{name}.runs.{group}: {folder} holds no export; train it with ttd/align.py"
+                for group, folder in classifier.runs.items()
+                if not (folder / "export" / "clip_head" / "config.json").is_file()
+            ]
+            plan.problems += [
+                f"models.{name}.shards.{group}: {folder} holds no test part; build it with shards/build_paired.py"
+                for group, folder in classifier.shards.items()
+                if not (folder / "test" / "index.json").is_file()
+            ]
+        folders = [classifier.encoder] if isinstance(classifier, LinearProbeConfig) else []
+        folders += [s.start for s in classifier.settings if s.start] if isinstance(classifier, NetworkConfig) else []
+        for folder in folders:
+            try:
+                read_encoder_facts(folder)
+            except UserError as error:
+                plan.problems.append(f"models.{name}: {error}")
+    plan.notes.append(f"{len(config.pairs())} rows of {len(config.models)} models, scored by {config.metric}")
+    return plan
 
 
 def main(config: ProbeConfig) -> None:
+    talk()
     who = {"who": "probe", "config_hash": fingerprint(config)}
-    opened = {name: open_test(folder, **who) for name, folder in config.folds.items()}
-    rows = rows_of("aligned encoder", {n: aligned_scores(config, n) for n in config.folds}, config.seed)
-    rows += rows_of("shrinkage LDA", {n: lda_scores(config, f, n) for n, f in config.folds.items()}, config.seed)
-    if config.unrejected:
-        opened["unrejected"] = open_test(config.unrejected, **who)
-        unrejected = {n: lda_scores(config, config.unrejected, n) for n in config.folds}
-        rows += rows_of("shrinkage LDA, no epoch dropped", unrejected, config.seed)
-    write_json(config.output_dir / "probe.json", {"test_part_opened": opened, "rows": rows})
-    (config.output_dir / "table.md").write_text(table(rows))
-    print(table(rows))
+    folders = locked(config.data)
+    for probed in config.models.values():
+        folders += list(probed.classifier.shards.values()) if isinstance(probed.classifier, AlignedConfig) else []
+    opened = {str(folder): open_test(folder, **who) for folder in dict.fromkeys(folders)}
+    data = {name: load(source) for name, source in config.data.items()}
+    rows: list[dict[str, Any]] = []
+    scored: dict[tuple[str, str], Scored] = {}
+    for name, on in config.pairs():
+        start = time.process_time()
+        scored[name, on], refits = score(config, config.models[name], data[on])
+        groups = by_group(config, scored[name, on])
+        own = rows_of(groups, refits, metric=config.metric, unit=config.interval, seed=config.seed)
+        own[-1] |= {"cpu_s": round(time.process_time() - start, 1), "chosen": scored[name, on].chosen}
+        rows += [{"model": name, "data": on, **row} for row in own]
+        log.info("%s on %s: %.3f, %.0f CPU s", name, on, own[-1]["value"], own[-1]["cpu_s"])
+    compared = []
+    for name, pair in config.differences.items():
+        compared += differences(config, name, scored[pair.a], scored[pair.b])
+    write_json(
+        config.output_dir / "probe.json",
+        {
+            "test_part_opened": opened,
+            "metric": config.metric,
+            "epochs": {name: {"n": len(d.labels), "dropped": d.dropped} for name, d in data.items()},
+            "rows": rows,
+            "differences": compared,
+        },
+    )
+    dropped = [f"{name}: {n} epochs dropped, {why}" for name, d in data.items() for why, n in d.dropped.items()]
+    text = table(rows, compared, metric=config.metric) + "".join(f"\n{line}\n" for line in dropped)
+    (config.output_dir / "table.md").write_text(text)
+    print(text)
+
+
+def score(config: ProbeConfig, probed: ProbedConfig, data: Labelled) -> tuple[Scored, list[float]]:
+    """Every epoch scored with its group left out, and the mean figure after each fit on permuted labels."""
+    positive_class(config, data.labels)
+    if isinstance(probed.classifier, AlignedConfig):
+        return aligned_scores(probed.classifier), []
+    estimator, grid = build(probed.classifier, data, seed=config.seed)
+    scorer = "roc_auc" if config.metric == "auc" else "accuracy"
+
+    def fitted_on(labels: np.ndarray) -> Scored:
+        left_out: dict[str, Any] = {
+            "folds": probed.folds,
+            "inner_folds": probed.inner_folds,
+            "metric": scorer,
+            "seed": config.seed,
+        }
+        return score_left_out(estimator, grid, data.eeg, labels, data.groups, data.keys, **left_out)
+
+    refits = []
+    for draw in range(probed.permuted_fits):
+        groups = by_group(config, fitted_on(permuted_within(data.labels, data.groups, seed=config.seed, draw=draw)))
+        refits.append(float(np.mean([group.value(config.metric) for group in groups.values()])))
+    return fitted_on(data.labels), refits
+
+
+def build(config: ClassifierConfig, data: Labelled, *, seed: int) -> tuple[BaseEstimator, Grid]:
+    """The classifier for epochs like these, and what is to be chosen."""
+    if isinstance(config, LDAConfig | RidgeConfig | BandPowerConfig):
+        return build_baseline(config, sfreq=data.sfreq, tmin=data.tmin)
+    facts: dict[str, Any] = {"sfreq": data.sfreq, "ch_names": data.ch_names, "scale": data.scale, "seed": seed}
+    if isinstance(config, LinearProbeConfig):
+        probe = make_pipeline(EncoderTokens(config, **facts), StandardScaler(), LogisticRegression(max_iter=2000))
+        return choosing(probe, "logisticregression__C", config.strengths)
+    assert isinstance(config, NetworkConfig)
+    network = NetworkClassifier(config.settings[0], **facts)
+    return network, {"settings": list(config.settings)} if len(config.settings) > 1 else {}
+
+
+def positive_class(config: ProbeConfig, labels: np.ndarray) -> tuple[str, int]:
+    """The class that should score higher, and 1, or -1 where scikit-learn takes the other one for it.
+
+    Raises:
+        UserError: the AUC is wanted, and there are not two classes with the positive one among them.
+    """
+    classes = np.unique(labels).tolist()
+    positive = config.positive or classes[-1]
+    if config.metric == "auc" and (len(classes) != 2 or positive not in classes):
+        raise UserError(
+            f"metric: the AUC needs two classes, positive={positive!r} among them; the labels are {classes}"
+        )
+    return positive, 1 if positive == classes[-1] else -1
+
+
+def by_group(
+    config: ProbeConfig, scored: Scored, keep: Callable[[str], bool] = lambda key: True
+) -> dict[str, GroupScores]:
+    """What the metric needs of each group's epochs, of those whose key is to be kept."""
+    out = {}
+    kept = np.array([keep(str(key)) for key in scored.keys])
+    positive, sign = positive_class(config, scored.labels)
+    for group in np.unique(scored.groups):
+        mine = kept & (scored.groups == group)
+        if config.metric == "auc":
+            out[str(group)] = GroupScores(sign * scored.scores[mine], (scored.labels[mine] == positive).astype(int))
+        else:
+            out[str(group)] = GroupScores(scored.predicted[mine], scored.labels[mine])
+    return out
+
+
+def differences(config: ProbeConfig, name: str, a: Scored, b: Scored) -> list[dict[str, Any]]:
+    """a minus b; once more on the epochs that both scored, where they did not score the same ones."""
+    told: dict[str, Any] = {"metric": config.metric, "seed": config.seed}
+    out = [{"name": name, **difference(by_group(config, a), by_group(config, b), **told)}]
+    common = set(a.keys) & set(b.keys)
+    if len(common) < max(len(a.keys), len(b.keys)):
+        mine, other = (by_group(config, s, common.__contains__) for s in (a, b))
+        out.append({"name": f"{name}, on the {len(common)} epochs that both score", **difference(mine, other, **told)})
+    return out
+
+
+def aligned_scores(aligned: AlignedConfig) -> Scored:
+    """Every group's test part scored by the encoder that was aligned without it."""
+    scores, labels, groups, keys = [], [], [], []
+    for group, shards in aligned.shards.items():
+        model, data = load_aligned(aligned.runs[group] / "export"), DataConfig(shards=shards)
+
+        @torch.no_grad()
+        def embed(reader: ShardReader, model: torch.nn.Module = model, data: DataConfig = data) -> Tensor:
+            return torch.cat([model(batch["eeg"]) for batch in evaluation_batches(reader, data, 200)])
+
+        train, test = ShardReader.open(shards / "train"), ShardReader.open(shards / "test", open_test=True)
+        of_class = train.index.column("label")
+        if len(np.unique(of_class)) != 2:
+            raise UserError(f"{shards}: needs two labels, holds {sorted(set(of_class))}")
+        seen = embed(train)
+        first, second = (F.normalize(seen[torch.from_numpy(of_class == c)].mean(0), dim=0) for c in np.unique(of_class))
+        scores.append((embed(test) @ (second - first)).numpy())
+        labels.append(test.index.column("label"))
+        groups.append(np.full(len(test), group))
+        keys.append(np.array(test.index.keys))
+    joined = (np.concatenate(values) for values in (scores, labels, groups, keys))
+    found, true, of, names = joined
+    classes = np.unique(true)
+    return Scored(found, classes[(found > 0).astype(int)], true, of, names, [])
 
 
 if __name__ == "__main__":

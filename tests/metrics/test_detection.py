@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from ttd.metrics.detection import auc, auc_draws, permuted_aucs
+from ttd.metrics.detection import (
+    accuracy_interval,
+    auc,
+    auc_draws,
+    largest_share,
+    permuted_accuracies,
+    permuted_aucs,
+)
 
 
 def test_the_auc_is_the_share_of_pairs_in_the_right_order():
@@ -31,3 +38,14 @@ def test_the_interval_covers_the_truth_of_two_shifted_normals():
 def test_one_class_alone_is_refused():
     with pytest.raises(ValueError, match="both present"):
         auc(np.zeros(3), np.ones(3))
+
+
+def test_an_accuracy_of_one_still_has_an_interval():
+    low, high = accuracy_interval(np.ones(28, bool))
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 28)), 1.0)  # Clopper & Pearson in closed form
+
+
+def test_permuted_labels_name_five_equal_classes_at_a_fifth():
+    labels = np.repeat(list("abcde"), 20)
+    assert permuted_accuracies(labels, labels, seed=0).mean() == pytest.approx(0.2, abs=0.01)
+    assert largest_share(labels) == 0.2

@@ -10,7 +10,7 @@ from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.bridge.resampler import ResamplerConfig
 from ttd.diffusion.lora import LoRAConfig, add_lora
 from ttd.diffusion.text_targets import split_states
-from ttd.encoders import EncoderConfig, build_encoder
+from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.objectives.conditional_diffusion import (
     ConditionalDiffusion,
     ConditionalDiffusionConfig,
@@ -33,7 +33,7 @@ def objective(
 ) -> ConditionalDiffusion:
     torch.manual_seed(0)
     encoder = build_encoder(
-        EncoderConfig(embed_dim=16, depth=1, n_heads=2), n_times=64, sfreq=128, ch_names=["Fz", "Cz", "Pz"]
+        InceptSADConfig(embed_dim=16, depth=1, n_heads=2), n_times=64, sfreq=128, ch_names=["Fz", "Cz", "Pz"]
     )
     conditioner = EEGConditioner.build(
         ConditionerConfig(resampler=ResamplerConfig(n_queries=4, depth=1, n_heads=2, dropout=0), freeze=freeze),

@@ -63,6 +63,20 @@ def write_training(folder: Path, *, n_steps: int = 200) -> None:
     write_json(folder / "outcome.json", {"status": 0, "message": "done", "seconds": 61.5})
 
 
+def write_pretrain_report(folder: Path) -> None:
+    bands = [{"low": 0, "high": 4, "coherence": 0.9, "power_ratio": 0.8, "explained": 0.7}]
+    bands.append({"low": 8, "high": 13, "coherence": 0.5, "power_ratio": 0.4, "explained": 0.3})
+    write_json(
+        folder / "pretrain_report.json",
+        {
+            "part": "validation", "runs": ["02"], "n_windows": 40, "hidden_fraction": 0.5, "n_wiener": 20,
+            "masked_mse": {"model": 0.61, "zero": 1.0, "linear": 0.7},
+            "masked_mse_on_wiener_windows": {"model": 0.612, "zero": 1.0, "linear": 0.701, "wiener": 0.583},
+            "spectrum": {"model": bands, "linear": bands, "wiener": bands},
+        },
+    )  # fmt: skip
+
+
 def draw(colour: tuple[int, int, int], path: Path) -> None:
     image = np.full((64, 64, 3), 60, np.uint8)
     image[20:44, 20:44] = colour

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from artificial_runs import (
     write_evaluation,
     write_generation,
     write_lifting,
+    write_pretrain_report,
     write_shards,
     write_training,
 )  # fmt: skip
@@ -40,6 +42,7 @@ def runs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     for name in ("pretrain", "align", "finetune"):
         write_training(root / name)
+    write_pretrain_report(root / "pretrain")
     write_generation(root / "generate")
     write_evaluation(root / "eval")
     write_lifting(root / "lift")
@@ -103,6 +106,17 @@ def test_tables_hold_the_figures_of_the_runs(html, runs):
     assert "opened 1 time," in text
     assert "make demo" in text
     assert "2.13.0" in text
+
+
+def test_pretraining_shows_its_error_and_which_frequencies_it_predicts(html, study, runs, tmp_path):
+    text = text_of(html)
+    assert "masked error, 20 windows of part validation" in text
+    assert "0.583" in text, "of the Wiener predictor"
+    assert "hidden EEG by frequency" in html
+    shutil.copytree(runs / "pretrain", tmp_path / "pretrain")
+    (tmp_path / "pretrain/pretrain_report.json").unlink()
+    config = ReportConfig(output_dir=tmp_path / "out", shards=study / "paired", pretrain=tmp_path / "pretrain")
+    assert "no pretrain_report.json" in text_of(build_report(config).read_text())
 
 
 def test_what_was_not_run_is_named(study, tmp_path):

@@ -22,7 +22,7 @@ from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.writer import ShardWriter
 from ttd.diffusion.lora import LoRAConfig, add_lora
 from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD
-from ttd.encoders import EncoderConfig, build_encoder
+from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.experiments.finetune import FinetuneConfig, FromScratch
 from ttd.experiments.generate import GenerateConfig
 from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
@@ -76,7 +76,7 @@ def build_shards(root: Path) -> Path:
 def align(folder: Path, **changes) -> Path:
     torch.manual_seed(0)
     facts = {"n_times": N_TIMES, "sfreq": SFREQ, "ch_names": CHANNELS} | changes
-    encoder = build_encoder(EncoderConfig(embed_dim=16, depth=1, n_heads=2), **facts)
+    encoder = build_encoder(InceptSADConfig(embed_dim=16, depth=1, n_heads=2), **facts)
     head = ClipHead(ContrastiveConfig().head, embed_dim=16, n_tokens=encoder.n_tokens, clip_dim=6)
     space = TargetSpace.fit(torch.randn(20, 6), "half_whitened")
     save_aligned(folder / "export", Contrastive(ContrastiveConfig(), encoder=encoder, head=head, space=space))

@@ -131,6 +131,8 @@ def test_from_windows_to_an_encoder_aligned_on_another_cap(tmp_path, windows, pa
         ("objective.target=dino", "has no targets"),
         ("objective.target=dinov2.8-tokens", "one embedding per picture is needed, this target is [4, 6]"),
         ("encoder.token_ms=4000", "shorter than one token"),
+        ("data.montage=union", "several caps in one run are for pretraining"),
+        ("objective.linear_ms=4000", "objective.linear_ms=4000: longer than the epochs"),
     ],
 )
 def test_alignment_refuses_what_cannot_work(tmp_path, paired, capsys, more, words):
@@ -151,6 +153,19 @@ def test_pretraining_refuses_what_cannot_work(tmp_path, windows, capsys, more, w
     assert start(ttd.pretrain, PretrainConfig, *pretraining(tmp_path, windows, more)) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "pretrain").exists()
+
+
+def test_a_linear_readout_travels_with_the_export_and_counts(tmp_path, paired):
+    assert start(ttd.align, AlignConfig, *alignment(tmp_path, paired, "objective.linear_ms=24")) == 0
+    aligned = load_aligned(tmp_path / "align" / "export")
+    linear = aligned.head.linear
+    assert linear is not None
+    assert linear.weight.abs().sum() > 0
+    eeg = torch.randn(4, 3, 64)
+    alone = torch.nn.functional.normalize(aligned.head(aligned.encoder(eeg)), dim=1)
+    with_it = torch.nn.functional.normalize(alone + torch.nn.functional.normalize(linear(eeg), dim=1), dim=1)
+    assert torch.allclose(aligned(eeg), with_it, atol=1e-5)
+    assert not torch.allclose(aligned(eeg), alone, atol=1e-2)
 
 
 def test_a_pretrained_encoder_of_another_rate_is_refused(tmp_path, windows, paired, capsys):

@@ -35,7 +35,7 @@ def predict_linear(eeg: Tensor, mask: Tensor) -> Tensor:
     if bool(mask.all(1).any()):
         raise ValueError("a window has no visible sample to interpolate from")
     n_times = eeg.shape[2]
-    time = torch.arange(n_times).expand_as(mask)
+    time = torch.arange(n_times, device=mask.device).expand_as(mask)
     before = time.masked_fill(mask, -1).cummax(1).values  # [B, T] last visible sample up to t; -1 before the first
     after = time.masked_fill(mask, n_times).flip(1).cummin(1).values.flip(1)  # first visible one from t on
     left = torch.where(before < 0, after, before)

@@ -21,6 +21,8 @@ from ttd.data.reader import ShardReader
 from ttd.data.targets import MemberTable, TargetTable
 from ttd.data.whitening import normaliser_of
 
+Choose = Callable[[int, int], np.ndarray | slice]
+"""Which repetitions to average, of (row of the batch, R)."""
 MAX_BUFFERS = 8
 """Per shape: the batches made ahead, the one that is made, and those that the loop still holds."""
 UNUSED = 2
@@ -70,9 +72,14 @@ class Batcher:
     ):
         index = reader.index
         self.reader, self.index, self.damage, self.shape = reader, index, damage, (index.n_chans, index.n_times)
-        if index.cap not in index.facts.statistics:
+        caps = [index.cap] if index.montage is None else list(index.facts.caps)
+        if not set(caps) <= set(index.facts.statistics):
             raise UserError(f"{index.folder}: the index has no channel statistics; build the shards again")
-        self.statistics = index.facts.statistics[index.cap]
+        self.statistics = [index.facts.statistics[cap] for cap in caps]
+        self.places = [_places(index.facts.caps[cap], index.ch_names) for cap in caps]
+        self.cap = (
+            np.array([caps.index(cap) for cap in index.column("cap")]) if index.montage is not None else None
+        )  # [N]
         self.normaliser = normaliser_of(index)
         self.owner = self.normaliser.codes(index) if self.normaliser else np.zeros(0, np.int64)  # [N]
         self.buffers = Buffers()
@@ -105,7 +112,7 @@ class Batcher:
         self,
         indices: np.ndarray,
         positions: np.ndarray,
-        choose: Callable[[int, int], np.ndarray | slice],
+        choose: Choose,
         vary: Callable[[np.ndarray], None] | None = None,
     ) -> dict[str, torch.Tensor]:
         """The batch of samples ``indices`` [B] at ``positions`` [B] of the stream.
@@ -131,22 +138,21 @@ class Batcher:
         self,
         indices: np.ndarray,
         positions: np.ndarray,
-        choose: Callable[[int, int], np.ndarray | slice],
+        choose: Choose,
         vary: Callable[[np.ndarray], None] | None,
     ) -> dict[str, torch.Tensor]:
         self.index.stage(indices)
-        eeg = self.buffers.empty(len(indices), *self.shape)
-        if self.single:
-            self.reader.arrays(indices, "eeg.npy", torch.from_numpy(eeg)[:, None])
+        present = None
+        if self.cap is None:
+            eeg = self._scaled(indices, choose, 0, np.arange(len(indices)))
+            if self.normaliser is not None:
+                eeg = self.normaliser.apply(eeg, self.owner[indices])
         else:
-            for row, i in enumerate(indices.tolist()):
-                stored = self.reader.eeg_view(i)  # [R, C, T]
-                eeg[row] = transforms.average(stored, choose(row, len(stored)))
-        transforms.scale(eeg, self.statistics)
-        if self.normaliser is not None:
-            eeg = self.normaliser.apply(eeg, self.owner[indices])
+            eeg, present = self._on_montage(indices, choose)
         if vary is not None:
             vary(eeg)
+            if present is not None:
+                eeg *= present[:, :, None]  # noise is for electrodes that are there
         batch = {
             "eeg": eeg,
             "position": positions,
@@ -154,6 +160,8 @@ class Batcher:
             "subject": self.subject[indices],
             "image": self.image[indices],
         }
+        if present is not None:
+            batch["present"] = present
         for table, rows in zip(self.tables, self.rows, strict=True):
             batch[table.name] = self.buffers.empty(len(indices), *table.shape)
             table.fill(rows[indices], torch.from_numpy(batch[table.name]))
@@ -168,3 +176,35 @@ class Batcher:
             self.decoder.batch(files, decoded)
             out["picture"] = torch.from_numpy(decoded).permute(0, 3, 1, 2)  # channels last in memory, as it was decoded
         return out
+
+    def _scaled(self, indices: np.ndarray, choose: Choose, cap: int, rows: np.ndarray) -> np.ndarray:
+        """Scaled EEG [b, C of the cap, T] of samples ``indices`` [b] of one cap, which are the batch's ``rows`` [b]."""
+        statistics = self.statistics[cap]
+        eeg = self.buffers.empty(len(indices), len(statistics.mean), self.shape[1])
+        if self.single:
+            self.reader.arrays(indices, "eeg.npy", torch.from_numpy(eeg)[:, None])
+        else:
+            for place, (row, i) in enumerate(zip(rows.tolist(), indices.tolist(), strict=True)):
+                stored = self.reader.eeg_view(i)  # [R, C, T]
+                eeg[place] = transforms.average(stored, choose(row, len(stored)))
+        transforms.scale(eeg, statistics)
+        return eeg
+
+    def _on_montage(self, indices: np.ndarray, choose: Choose) -> tuple[np.ndarray, np.ndarray]:
+        """Scaled EEG [B, C, T] on the montage, zero where a sample's cap has no such electrode, and which are there [B, C]."""
+        assert self.cap is not None
+        eeg = self.buffers.empty(len(indices), *self.shape)
+        present = np.zeros(eeg.shape[:2], bool)
+        eeg[:] = 0
+        for cap in np.unique(self.cap[indices]).tolist():
+            rows = np.flatnonzero(self.cap[indices] == cap)
+            own, to = self.places[cap]
+            eeg[rows[:, None], to] = self._scaled(indices[rows], choose, cap, rows)[:, own]
+            present[rows[:, None], to] = True
+        return eeg, present
+
+
+def _places(cap: list[str], montage: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a cap that the montage has, and where they stand there."""
+    shared = [name for name in cap if name in montage]
+    return np.array([cap.index(n) for n in shared], int), np.array([montage.index(n) for n in shared], int)

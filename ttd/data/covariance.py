@@ -16,11 +16,11 @@ ENOUGH = 2000
 """Samples that determine a covariance; more of them, evenly spaced over the index, are not read."""
 
 
-def noise_covariance(reader: ShardReader) -> np.ndarray:
+def noise_covariance(reader: ShardReader, kept: np.ndarray | None = None) -> np.ndarray:
     """Background covariance [C, C] of a part's scaled EEG (units: the channels' standard deviations).
 
     Where samples hold repetitions, from what differs between them; else (windows, single presentations) from all of the
-    signal, in which the response is a small part.
+    signal, in which the response is a small part. ``kept`` are the samples [n] to look at, all where None.
 
     Raises:
         UserError: the index has no channel statistics, or its shards are whitened per subject when they are read.
@@ -37,8 +37,8 @@ def noise_covariance(reader: ShardReader) -> np.ndarray:
         )
     repeated = bool((index.n_repetitions > 1).any())
     total, n = np.zeros((len(std), len(std))), 0
-    rows = np.unique(np.linspace(0, len(reader) - 1, min(ENOUGH, len(reader))).astype(int))
-    for i in rows:
+    kept = np.arange(len(reader)) if kept is None else kept
+    for i in kept[np.unique(np.linspace(0, len(kept) - 1, min(ENOUGH, len(kept))).astype(int))]:
         eeg = reader.eeg(int(i))  # [R, C, T]
         if repeated:
             if len(eeg) < 2:

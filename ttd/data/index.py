@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -42,6 +43,8 @@ class ShardIndex:
         keys: list of N keys.
         quarantined: sorted keys that are left out.
         fingerprint: hash of the content and of the quarantine.
+        montage: the channels of every batch where caps differ (see ``use_montage``); None where the only cap stands for
+            itself.
     """
 
     def __init__(self, folder: Path, facts: Facts, table: dict[str, np.ndarray], quarantined: set[str], source: Source):
@@ -60,6 +63,7 @@ class ShardIndex:
             for name in table
             if name.endswith(".codes")
         }
+        self.montage: list[str] | None = None
         self._row = {key: i for i, key in enumerate(self.keys)}
         self.fingerprint = fingerprint([facts.model_dump(exclude={"code_version", "facts_sha256"}), self.quarantined])
         self.reader = MemberReader(source)
@@ -105,14 +109,39 @@ class ShardIndex:
         """
         if len(self.facts.caps) != 1:
             raise UserError(
-                f"{self.folder}: holds caps {sorted(self.facts.caps)}; one is needed: build one folder per cap"
+                f"{self.folder}: holds caps {sorted(self.facts.caps)}; one is needed: build one folder per cap, or (in "
+                "pretraining) set data.montage=union"
             )
         return next(iter(self.facts.caps))
 
+    def use_montage(self, electrodes: Sequence[str] | Literal["union"]) -> None:
+        """Give every batch these channels, or all that occur in any cap; what a sample's cap lacks is zero there.
+
+        Raises:
+            UserError: an electrode occurs twice, a cap holds none of them, or shards are normalised per subject.
+        """
+        caps = self.facts.caps
+        names = [name for cap in caps.values() for name in cap] if electrodes == "union" else list(electrodes)
+        montage = list(dict.fromkeys(names))
+        strangers = sorted(cap for cap, own in caps.items() if not set(own) & set(montage))
+        if electrodes != "union" and len(montage) < len(names):
+            raise UserError(f"data.montage: {', '.join(sorted({n for n in names if names.count(n) > 1}))} occurs twice")
+        if strangers:
+            raise UserError(
+                f"{self.folder}: cap {', '.join(strangers)} has no electrode of data.montage; name some of it"
+            )
+        if self.facts.normalise != "channel":
+            raise UserError(f"{self.folder}: shards that are normalised per subject have one cap; drop data.montage")
+        self.montage = montage
+
     @property
     def ch_names(self) -> list[str]:
-        """Channel names of the only cap, in the order of the rows of an epoch."""
-        return list(self.facts.caps[self.cap])
+        """Channel names of the montage if there is one, else of the only cap in the order of the rows of an epoch."""
+        return list(self.facts.caps[self.cap]) if self.montage is None else list(self.montage)
+
+    def names_of(self, i: int) -> list[str]:
+        """Channel names of sample i as it is stored."""
+        return self.facts.caps[str(self.column("cap")[i])] if self.montage is not None else self.ch_names
 
     @property
     def n_chans(self) -> int:

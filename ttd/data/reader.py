@@ -92,7 +92,7 @@ class ShardReader:
     def eeg_view(self, i: int) -> np.ndarray:
         """All repetitions of sample i in µV, float16 [R, C, T], valid until this thread's next read."""
         eeg = self.index.read_member(i, "eeg.npy")
-        expected = (self.index.n_repetitions[i], self.index.n_chans, self.index.n_times)
+        expected = (self.index.n_repetitions[i], len(self.index.names_of(i)), self.index.n_times)
         if eeg.shape != expected:
             raise self._wrong_shape(self.index.keys[i], "eeg.npy", f"has shape {list(eeg.shape)}, not {list(expected)}")
         return eeg

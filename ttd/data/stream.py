@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from pydantic import Field
 from ttd.config import Config, UserError, fingerprint
 from ttd.data import order, transforms
 from ttd.data.batches import Batcher
+from ttd.data.index import ShardIndex
+from ttd.data.joined import join
 from ttd.data.prefetch import prefetched
 from ttd.data.quarantine import Damage
 from ttd.data.reader import ShardReader
@@ -30,6 +33,11 @@ from ttd.data.schema import Part
 class DataConfig(Config):
     shards: Path
     """Folder of one study's shards: train/, validation/, test/, images/, targets/."""
+    also: list[Path] = Field(default_factory=list)
+    """Folders of other studies whose windows are seen as well (pretraining); ``montage`` must then be given."""
+    montage: list[str] | Literal["union"] | None = None
+    """Channels of every batch where caps differ (pretraining): all electrodes of any cap, or those named. One that a sample
+    lacks is zero, and ``present`` says so. None: there is one cap."""
     part: Part = "train"
     repetitions: transforms.Repetitions = "mean"
     """What training sees of an image's repetitions: each as a sample of its own (all), their mean, a random one, or
@@ -52,13 +60,23 @@ class DataConfig(Config):
     damage: Damage = "fail"
     """What a damaged sample does: ``fail`` stops the run; ``quarantine`` writes it into ``quarantine.json`` first, so that
     the next start leaves it out on every rank."""
+    leave_out: list[str] = Field(default_factory=list)
+    """Subjects that neither training nor its validation sees: one name is a fold of leave-one-subject-out."""
 
     def fingerprint_part(self) -> dict:
         """The fields that decide what is in a batch."""
-        content = self.model_dump(mode="json", exclude={"shards", "decode_threads", "remote", "damage"})
-        if self.picture_size is None:
-            del content["picture_size"]
+        content = self.model_dump(mode="json", exclude={"shards", "also", "decode_threads", "remote", "damage"})
+        for name in ("picture_size", "montage"):
+            if content[name] is None:
+                del content[name]
+        if not self.leave_out:
+            del content["leave_out"]
         return content
+
+    @property
+    def folders(self) -> list[Path]:
+        """``shards`` and all of ``also``."""
+        return [self.shards, *self.also]
 
 
 def open_reader(config: DataConfig, *, part: Part | None = None, open_test: bool = False) -> ShardReader:
@@ -69,7 +87,34 @@ def open_reader(config: DataConfig, *, part: Part | None = None, open_test: bool
     """
     if config.remote is not None and part in (None, config.part):
         return ShardReader(open_remote_index(config.remote))
-    return ShardReader.open(Path(config.shards) / (part or config.part), open_test=open_test)
+    return ShardReader(open_index(config, part=part, open_test=open_test))
+
+
+def open_index(config: DataConfig, *, part: Part | None = None, open_test: bool = False) -> ShardIndex:
+    """The index of a part of ``config.shards``, joined with that of every other folder that has such a part.
+
+    The montage is that of the training parts, whatever part is read.
+
+    Raises:
+        UserError: as ``open_reader``; or several folders and no montage.
+    """
+    if config.also and config.montage is None:
+        raise UserError("data.also: several studies need common channels; set data.montage=union, or name electrodes")
+    part = part or config.part
+    parts = {
+        number: ShardIndex.read(folder / part, open_test=open_test)
+        for number, folder in enumerate(config.folders)
+        if not config.also or part == config.part or (folder / part / "index.json").is_file()
+    }
+    if not parts:
+        raise UserError(f"data: none of {', '.join(map(str, config.folders))} holds a part {part}")
+    index = join(parts) if config.also else parts[0]
+    if config.montage is not None:
+        electrodes = config.montage
+        if electrodes == "union" and part != config.part:
+            electrodes = open_index(config).ch_names
+        index.use_montage(electrodes)
+    return index
 
 
 class Stream:
@@ -118,8 +163,9 @@ class Stream:
         self._batcher = _batcher(reader, config)
         self._index = index = reader.index
         self._lanes = config.remote.streams if config.remote is not None and index.reader.source.sequential else 0
-        repeats = index.n_repetitions if config.repetitions == "all" else np.ones(index.n_samples, np.int64)
-        self._sample = np.repeat(np.arange(index.n_samples), repeats)  # [n] element of a pass → sample
+        kept = kept_rows(index, config.leave_out)
+        repeats = index.n_repetitions[kept] if config.repetitions == "all" else np.ones(len(kept), np.int64)
+        self._sample = np.repeat(kept, repeats)  # [n] element of a pass → sample
         self._repetition = np.arange(len(self._sample)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         self.n = len(self._sample)
         self._permutations: dict[int, np.ndarray] = {}
@@ -147,8 +193,8 @@ class Stream:
 
         Each is a dict: ``eeg`` float32 [B, C, T] in standard deviations of the training part, ``position`` int64 [B]
         (unique for ever; keys all randomness), ``index`` int64 [B] (row of the shard index), ``subject`` int64 [B]
-        (place in ``index.subjects``), ``image`` int64 [B] (dense number per distinct picture, -1 without), and one
-        float32 tensor per target. One image may occur several times in a batch.
+        (place in ``index.subjects``), ``image`` int64 [B] (dense number per distinct picture, -1 without), with a montage
+        ``present`` bool [B, C], and one float32 tensor per target. One image may occur several times in a batch.
 
         Raises:
             DamageError: a sample is damaged.
@@ -203,6 +249,20 @@ class Stream:
         return self._batcher.batch(self._sample[elements], positions, choose, vary if varied else None)
 
 
+def kept_rows(index: ShardIndex, leave_out: Sequence[str]) -> np.ndarray:
+    """Rows [n] of the samples whose subject is not left out.
+
+    Raises:
+        UserError: nobody is left.
+    """
+    rows = np.flatnonzero(~np.isin(index.column("subject"), leave_out)) if leave_out else np.arange(len(index))
+    if leave_out and not len(rows):
+        raise UserError(
+            f"data.leave_out={list(leave_out)}: {index.folder} holds no other subject; leave fewer subjects out"
+        )
+    return rows
+
+
 def evaluation_batches(
     reader: ShardReader,
     config: DataConfig,
@@ -213,15 +273,16 @@ def evaluation_batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Every sample once, in the order of the index (or of ``indices``), nothing varied; the last batch may be short.
 
-    The first ``n_repetitions`` repetitions (all if None) are averaged, whatever ``config`` says about training. Keys
-    as in ``Stream.batches``; ``position`` is the row of the index.
+    Subjects of ``config.leave_out`` are left out, unless ``indices`` ask for them. The first ``n_repetitions``
+    repetitions (all if None) are averaged, whatever ``config`` says about training. Keys as in ``Stream.batches``;
+    ``position`` is the row of the index.
 
     Raises:
         DamageError: a sample is damaged.
         UserError: a target is missing.
     """
     batcher = _batcher(reader, config)
-    rows = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
+    rows = kept_rows(reader.index, config.leave_out) if indices is None else np.asarray(indices, np.int64)
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         yield batcher.batch(some, some.copy(), lambda row, n: slice(n_repetitions))

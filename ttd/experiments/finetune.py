@@ -13,7 +13,7 @@ from ttd.config import Config
 from ttd.data.stream import DataConfig
 from ttd.diffusion.lora import LoRAConfig
 from ttd.diffusion.sdxl import BaseConfig
-from ttd.encoders import EncoderConfig
+from ttd.encoders import EncoderConfig, InceptSADConfig
 from ttd.engine.accelerator import EngineConfig
 from ttd.engine.loop import TrainConfig
 from ttd.engine.schedules import OptimConfig
@@ -32,7 +32,7 @@ class FromScratch(Config):
     """A new CLIP head on a new or a pretrained encoder: the original's way, which has no alignment stage."""
 
     name: Literal["scratch"] = "scratch"
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = InceptSADConfig()
     """Taken from ``pretrained`` where that is given."""
     pretrained: Path | None = None
     """Run folder of ``ttd/pretrain.py``; weights move to this cap by electrode name."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ttd.config import Config
 from ttd.data.stream import DataConfig
-from ttd.encoders import EncoderConfig
+from ttd.encoders import EncoderConfig, InceptSADConfig
 from ttd.engine.accelerator import EngineConfig
 from ttd.engine.loop import TrainConfig
 from ttd.engine.schedules import OptimConfig
@@ -21,6 +21,8 @@ class PretrainReportConfig(Config):
 
     part: Literal["validation", "test"] = "validation"
     """Which held-out part; opening the test part is entered into the ledger beside the split manifest."""
+    max_windows: int = Field(default=2000, ge=1)
+    """More windows than these, evenly spaced over the part, are not looked at."""
     n_wiener: int = Field(default=20, ge=1)
     """Windows, evenly spaced, on which the Wiener predictor is computed as well (it solves equations for each)."""
 
@@ -30,7 +32,7 @@ class PretrainConfig(Config):
     seed: int = 0
     data: DataConfig
     """Shards of ``shards/build_unlabelled.py``."""
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = InceptSADConfig()
     objective: MaskedReconstructionConfig = MaskedReconstructionConfig()
     global_batch_size: int = Field(default=256, ge=1)
     """Windows per update, over all ranks and micro-batches."""

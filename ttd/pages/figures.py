@@ -105,6 +105,26 @@ def spectrum(freqs: np.ndarray, power: np.ndarray) -> Figure:
     return figure
 
 
+def reconstructed_bands(spectra: dict[str, list[dict[str, float]]]) -> Figure:
+    """Coherence, power and explained power of predictions of hidden EEG in each band (``pretrain_report.json``)."""
+    titles = {"coherence": "coherence", "power_ratio": "power, prediction / truth", "explained": "explained power"}
+    figure, axes = plt.subplots(1, len(titles), figsize=(3.2 * len(titles), 2.7), squeeze=False)
+    for axis, (name, title) in zip(axes[0], titles.items(), strict=True):
+        for i, (predictor, bands) in enumerate(spectra.items()):
+            places = np.arange(len(bands)) + 0.8 * (i - (len(spectra) - 1) / 2) / len(spectra)
+            values = [band[name] for band in bands]
+            colour = COLOURS[i % len(COLOURS)]
+            axis.bar(places, values, 0.8 / len(spectra), label=predictor, color=colour)
+            axis.set_xticks(range(len(bands)), [f"{b['low']:g}–{b['high']:g}" for b in bands], fontsize=7.5)
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_xlabel("Hz")
+        axis.set_ylim(bottom=-0.5 if name == "explained" else 0)
+        tidy(axis)
+    axes[0, 0].legend(fontsize=7.5, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
 def ranges(values: dict[str, list[float]], *, ylabel: str) -> Figure:
     """Median and range of each name's values, side by side."""
     figure, axis = plt.subplots(figsize=(8.2, 2.8))

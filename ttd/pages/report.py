@@ -178,6 +178,22 @@ def training(config: ReportConfig) -> list[str]:
         out.append(
             page.drawing(figure, f"curves of {name.lower()}") if figure else page.missing("no curve in log.jsonl")
         )
+        if name == "Pretraining":
+            out += reconstruction(run)
+    return out
+
+
+def reconstruction(run: RunFolder) -> list[str]:
+    """What pretraining predicts of hidden EEG, and at which frequencies, beside a Wiener filter."""
+    content = run.json("pretrain_report.json")
+    if content is None:
+        return [page.missing("no pretrain_report.json: pretraining has not ended")]
+    names = list(content["masked_mse_on_wiener_windows"])
+    cells = [[name, f"{content['masked_mse_on_wiener_windows'][name]:.3f}"] for name in names]
+    out = [page.table([f"masked error, {content['n_wiener']} windows of part {content['part']}", "variances"], cells)]
+    if "spectrum" in content:
+        drawn = figures.reconstructed_bands(content["spectrum"])
+        out.append(page.drawing(drawn, "hidden EEG by frequency", "Hidden spans by band, against what was there."))
     return out
 
 

@@ -55,6 +55,14 @@ class RunFolder:
             folder, config or {}, _json(folder / "environment.json"), _json(folder / "outcome.json"), read_log(folder)
         )
 
+    def json(self, name: str) -> Any:
+        """The content of a JSON file of the run, or None if there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        return _json(self.folder / name)
+
     @property
     def state(self) -> str:
         """``done``, or why not, in a few words."""
