@@ -25,7 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import mne
 import numpy as np
+import scipy.io
 
 from ttd.config import UserError
 from ttd.data.reader import ShardReader
@@ -134,6 +136,37 @@ def make_brainvision(folder: Path) -> Path:
     return folder / "a.vhdr"
 
 
+def make_bdf(folder: Path) -> Path:
+    """The same signals and stamps as 24-bit BDF+."""
+    edf = make_edf(folder).read_bytes()
+    n_head = 256 * 5
+    head = bytearray(edf[:n_head])
+    head[:8], head[192:236] = b"\xffBIOSEMI", b"BDF+C".ljust(44)
+    head[256 + 3 * 16 : 256 + 4 * 16] = b"BDF Annotations "
+    samples = np.frombuffer(edf[n_head:], "<i2").reshape(6, 140).astype("<i4")
+    records = b""
+    for record in range(6):
+        records += samples[record, :120].view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        records += f"+{record}\x14\x14\0".encode().ljust(60, b"\0")  # 20 samples of 3 bytes
+    (folder / "a.bdf").write_bytes(bytes(head) + records)
+    return folder / "a.bdf"
+
+
+def make_fif(folder: Path) -> Path:
+    info = mne.create_info(["Cz", "Pz", "Oz"], 100.0, "eeg")
+    data = np.random.default_rng(0).standard_normal((3, 240)) * 3e-5
+    mne.io.RawArray(data, info, verbose="ERROR").save(folder / "a_raw.fif", verbose="ERROR")
+    return folder / "a_raw.fif"
+
+
+def make_eeglab(folder: Path) -> Path:
+    data = (np.random.default_rng(0).standard_normal((3, 240)) * 30).astype(np.float32)
+    locations = np.array([(name,) for name in ("Cz", "Pz", "Oz")], dtype=[("labels", object)])
+    fields = {"data": data, "srate": 100.0, "nbchan": 3, "pnts": 240, "trials": 1, "xmin": 0.0, "chanlocs": locations}
+    scipy.io.savemat(folder / "a.set", {"EEG": fields | {"event": np.zeros(0), "setname": "a", "epoch": np.zeros(0)}})
+    return folder / "a.set"
+
+
 def read_recording(path: Path) -> Result:
     files.check_signal_file(path)
     raw = read_signal_file(path)
@@ -172,6 +205,9 @@ FORMATS = {
     "pickle npy": Format(make_pickle, read_stored),
     "pth": Format(make_pth, read_pth),
     "edf": Format(make_edf, read_recording),
+    "bdf": Format(make_bdf, read_recording),
+    "fif": Format(make_fif, read_recording),
+    "eeglab": Format(make_eeglab, read_recording),
     "brainvision header": Format(make_brainvision, read_recording),
     "index.json": Format(lambda folder: make_shards(folder, "index.json"), read_shards),
     "index.npz": Format(lambda folder: make_shards(folder, "index.npz"), read_shards),

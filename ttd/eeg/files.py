@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ttd.config import UserError
-from ttd.eeg import channels, edf
+from ttd.eeg import channels, edf, fif
 
 SIGNAL_SUFFIXES = (".vhdr", ".edf", ".bdf", ".set", ".fif")
 
@@ -76,6 +76,8 @@ def check_signal_file(path: Path) -> None:
         _check_brainvision(path)
     elif suffix in (".edf", ".bdf"):
         edf.check(path)
+    elif suffix == ".fif":
+        fif.check(path)
     elif suffix not in SIGNAL_SUFFIXES:
         raise UserError(f"{path}: unknown kind of recording {suffix!r}; known: {', '.join(SIGNAL_SUFFIXES)}")
 
