@@ -27,7 +27,6 @@ from typing import NamedTuple
 
 import mne
 import numpy as np
-import scipy.io
 
 from ttd.config import UserError
 from ttd.data.reader import ShardReader
@@ -159,14 +158,6 @@ def make_fif(folder: Path) -> Path:
     return folder / "a_raw.fif"
 
 
-def make_eeglab(folder: Path) -> Path:
-    data = (np.random.default_rng(0).standard_normal((3, 240)) * 30).astype(np.float32)
-    locations = np.array([(name,) for name in ("Cz", "Pz", "Oz")], dtype=[("labels", object)])
-    fields = {"data": data, "srate": 100.0, "nbchan": 3, "pnts": 240, "trials": 1, "xmin": 0.0, "chanlocs": locations}
-    scipy.io.savemat(folder / "a.set", {"EEG": fields | {"event": np.zeros(0), "setname": "a", "epoch": np.zeros(0)}})
-    return folder / "a.set"
-
-
 def read_recording(path: Path) -> Result:
     files.check_signal_file(path)
     raw = read_signal_file(path)
@@ -207,7 +198,6 @@ FORMATS = {
     "edf": Format(make_edf, read_recording),
     "bdf": Format(make_bdf, read_recording),
     "fif": Format(make_fif, read_recording),
-    "eeglab": Format(make_eeglab, read_recording),
     "brainvision header": Format(make_brainvision, read_recording),
     "index.json": Format(lambda folder: make_shards(folder, "index.json"), read_shards),
     "index.npz": Format(lambda folder: make_shards(folder, "index.npz"), read_shards),

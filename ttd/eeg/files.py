@@ -173,7 +173,7 @@ def _check_brainvision(header: Path) -> None:
     fields = {key.lower(): value for key, value in pairs}
     labels = [value.partition(",")[0].replace(r"\1", ",") for value in _channel_lines(header)]
     n_chans, width = fields.get("numberofchannels", ""), _WIDTHS.get(fields.get("binaryformat", "").upper())
-    if not n_chans.isdigit() or not 0 < int(n_chans) < 10_000 or len(labels) != int(n_chans):
+    if not n_chans.isdecimal() or not 0 < int(n_chans) < 10_000 or len(labels) != int(n_chans):
         raise UserError(f"{header}: NumberOfChannels={n_chans} and {len(labels)} lines Ch…: the header is damaged")
     channels.check_unique(header, labels)
     if fields.get("dataformat", "").upper() != "BINARY":
@@ -183,7 +183,7 @@ def _check_brainvision(header: Path) -> None:
     signal, *markers = brainvision_companions(header)
     frame, size = int(n_chans) * width, signal.stat().st_size
     points = fields.get("datapoints", "")
-    if size % frame or (points.isdigit() and int(points) not in (0, size // frame)):
+    if size % frame or (points.isdecimal() and int(points) not in (0, size // frame)):
         raise UserError(
             f"{signal}: {size:,} bytes are not {points or 'a whole number of'} samples of {n_chans} channels: the file "
             "is cut or is not the header's; download it again"
