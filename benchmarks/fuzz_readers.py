@@ -32,7 +32,8 @@ from ttd.config import UserError
 from ttd.data.reader import ShardReader
 from ttd.data.writer import ShardWriter
 from ttd.eeg import files
-from ttd.eeg.studies.gifford2022 import POSTERIOR_17, Picture, StoredRecording
+from ttd.eeg.montage import THINGS_EEG2_17
+from ttd.eeg.studies.gifford2022 import Picture, StoredRecording
 from ttd.eeg.studies.interface import read_signal_file
 from ttd.eeg.studies.spampinato2017 import Spampinato2017Config, Trials
 
@@ -55,7 +56,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 def preprocessed() -> dict[str, object]:
     eeg = np.random.default_rng(0).standard_normal((3, 2, 17, 10))
-    return {"preprocessed_eeg_data": eeg, "ch_names": sorted(POSTERIOR_17), "times": np.arange(10) / 100 - 0.2}
+    return {"preprocessed_eeg_data": eeg, "ch_names": sorted(THINGS_EEG2_17), "times": np.arange(10) / 100 - 0.2}
 
 
 def make_npy(folder: Path) -> Path:

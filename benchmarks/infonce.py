@@ -1,7 +1,7 @@
 """P8: InfoNCE over four gloo ranks, beside one process and beside open_clip's loss.
 
-    pip install --no-deps --target /tmp/peers open_clip_torch
-    OMP_NUM_THREADS=1 python benchmarks/infonce.py /tmp/peers
+    pip install --no-deps --target peers open_clip_torch
+    OMP_NUM_THREADS=1 python benchmarks/infonce.py peers
 
 64 rows per rank of width 768, every picture once. Gradients are compared with those of one process that holds all rows
 (largest difference over largest gradient); time is the CPU time of all ranks for forward and backward, in interleaved

@@ -9,27 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ttd.eeg.montage import THINGS_EEG2_63
+from ttd.eeg.montage import THINGS_EEG2_17, THINGS_EEG2_63
 
-POSTERIOR_17 = [
-    "P7",
-    "P5",
-    "P3",
-    "P1",
-    "Pz",
-    "P2",
-    "P4",
-    "P6",
-    "P8",
-    "PO7",
-    "PO3",
-    "POz",
-    "PO4",
-    "PO8",
-    "O1",
-    "Oz",
-    "O2",
-]
 TRAINING = {"00001_aardvark": 10, "00002_abacus": 10}
 TEST = {"00001_aircraft_carrier": 1, "00002_antelope": 1}
 
@@ -54,7 +35,7 @@ def write_pictures(images: Path, *, metadata: bool = True) -> None:
 def osf_dictionary(n_pictures: int, n_repetitions: int, seed: int = 0) -> dict:
     """17 channels, -0.2 to 0.79 s at 100 Hz."""
     eeg = np.random.default_rng(seed).standard_normal((n_pictures, n_repetitions, 17, 100))
-    return {"preprocessed_eeg_data": eeg, "ch_names": list(POSTERIOR_17), "times": np.arange(100) / 100 - 0.2}
+    return {"preprocessed_eeg_data": eeg, "ch_names": list(THINGS_EEG2_17), "times": np.arange(100) / 100 - 0.2}
 
 
 def nice_dictionary(n_pictures: int, n_repetitions: int, seed: int = 0) -> dict:

@@ -9,7 +9,6 @@ import mne
 import numpy as np
 import pytest
 from epoched_files import (
-    POSTERIOR_17,
     nice_dictionary,
     osf_dictionary,
     write_pictures,
@@ -21,7 +20,7 @@ from sklearn.discriminant_analysis import _cov
 from sklearn.utils import shuffle
 
 from ttd.config import UserError
-from ttd.eeg.montage import THINGS_EEG2_63
+from ttd.eeg.montage import THINGS_EEG2_17, THINGS_EEG2_63
 from ttd.eeg.studies import EpochedRecording, open_study
 from ttd.eeg.studies.gifford2022 import Gifford2022Config, Picture
 from ttd.eeg.studies.gifford2022_raw import RawFile, choose
@@ -53,7 +52,7 @@ def test_both_preprocessed_files_are_told_by_content(tmp_path, make, pickled, n_
         assert isinstance(recording, EpochedRecording)
         epoched, events = recording.epoched(), recording.events()
         assert (len(epoched.ch_names), epoched.sfreq, epoched.tmin, epoched.n_times) == (n_chans, sfreq, tmin, n_times)
-        assert (epoched.ch_names == POSTERIOR_17) == (n_chans == 17)
+        assert (epoched.ch_names == list(THINGS_EEG2_17)) == (n_chans == 17)
         expected = content[recording.run]["preprocessed_eeg_data"]
         assert len(events) == n_pictures * repetitions
         for i, (event, eeg) in enumerate(zip(events, epoched.data, strict=True)):

@@ -17,30 +17,11 @@ import ttd.pretrain
 from ttd.config import UserError
 from ttd.data.stream import DataConfig, open_index
 from ttd.data.writer import ShardWriter
-from ttd.eeg.montage import CAPS
+from ttd.eeg.montage import CAPS, THINGS_EEG2_17
 from ttd.encoders import load_encoder, save_encoder
 from ttd.experiments.pretrain import PretrainConfig
 
 STUDIES = {"Schalk2004": "eegmmidb-64", "Muse": "muse-4", "Simulated": "things-eeg1-63"}
-OCCIPITAL_17 = [
-    "P7",
-    "P5",
-    "P3",
-    "P1",
-    "Pz",
-    "P2",
-    "P4",
-    "P6",
-    "P8",
-    "PO7",
-    "PO3",
-    "POz",
-    "PO4",
-    "PO8",
-    "O1",
-    "Oz",
-    "O2",
-]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +126,7 @@ def test_an_encoder_moves_from_64_to_63_to_17_to_4_electrodes_by_name(pretrained
     first = load_encoder(folder, ch_names=old)
     save_encoder(tmp_path / "64", first)
     folder, weights = tmp_path / "64", first.state_dict()["stem.spatial.weight"]  # [M, C]
-    for names in (list(CAPS["things-eeg1-63"]), OCCIPITAL_17, ["Oz", "TP9", "O1", "AF7"]):
+    for names in (list(CAPS["things-eeg1-63"]), list(THINGS_EEG2_17), ["Oz", "TP9", "O1", "AF7"]):
         caplog.clear()
         with caplog.at_level(logging.INFO, logger="ttd"):
             moved = load_encoder(folder, ch_names=names)
@@ -162,7 +143,7 @@ def test_an_encoder_moves_from_64_to_63_to_17_to_4_electrodes_by_name(pretrained
         assert f"{len(kept)} mapped; {len(names) - len(kept)} initialised" in caplog.text
         assert torch.isfinite(moved.eval()(torch.randn(2, len(names), 128))).all()
         weights, old = new, names
-    assert len(OCCIPITAL_17) == 17
+    assert len(list(THINGS_EEG2_17)) == 17
 
 
 def test_a_part_of_an_encoder_loads_only_where_that_is_asked_for(pretrained, tmp_path, caplog):

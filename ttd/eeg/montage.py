@@ -31,6 +31,9 @@ THINGS_EEG2_63 = _names(
     "O1 Oz O2"
 )
 
+# The same authors' preprocessed files at 100 Hz, in their order.
+THINGS_EEG2_17 = _names("P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2")
+
 # PhysioNet EEG Motor Movement/Imagery (Schalk et al., 2004), in the order of the EDF files.
 EEGMMIDB_64 = _names(
     "FC5 FC3 FC1 FCz FC2 FC4 FC6 C5 C3 C1 Cz C2 C4 C6 CP5 CP3 CP1 CPz CP2 CP4 CP6 Fp1 Fpz Fp2 AF7 AF3 AFz AF4 AF8 "

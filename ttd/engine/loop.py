@@ -122,9 +122,8 @@ def train(
                 group["lr"] = lr
             grad_norm = None
             for batch in islice(batches, accelerator.ttd.accumulation):
-                torch.manual_seed(
-                    key(seed, "dropout", int(batch["position"][0]))
-                )  # dropout layers know no other source
+                # Dropout layers know no other source of randomness.
+                torch.manual_seed(key(seed, "dropout", int(batch["position"][0])))
                 with accelerator.accumulate(objective):
                     losses: dict[str, Tensor] = objective(send_to_device(batch, accelerator.device, non_blocking=True))
                     accelerator.backward(losses["loss"])

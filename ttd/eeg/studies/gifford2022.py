@@ -23,26 +23,6 @@ from ttd.untrusted import RefusedError, read_npy
 
 DROPPED = 50
 """Samples cut off the 250 Hz files at the front (-0.2 to 0 s), which their ``times`` still count."""
-POSTERIOR_17 = (
-    "P7",
-    "P5",
-    "P3",
-    "P1",
-    "Pz",
-    "P2",
-    "P4",
-    "P6",
-    "P8",
-    "PO7",
-    "PO3",
-    "POz",
-    "PO4",
-    "PO8",
-    "O1",
-    "Oz",
-    "O2",
-)
-"""Electrodes of the 100 Hz files; the 250 Hz files have all 63 of the recipe."""
 FOLDERS = {"training": "training_images", "test": "test_images"}
 NAME = re.compile(r"[\w.+'-]+")
 
@@ -236,7 +216,10 @@ def _checked(content: Any) -> tuple[np.ndarray, list[str], np.ndarray]:
     names = [montage.normalise_name(str(name)) for name in content["ch_names"]]
     if not isinstance(eeg, np.ndarray) or eeg.ndim != 4 or eeg.dtype.str not in ("<f4", "<f8") or not eeg.size:
         raise ValueError("preprocessed_eeg_data is no array [pictures, repetitions, channels, times] of numbers")
-    if eeg.shape[2] != len(names) or sorted(names) not in (sorted(POSTERIOR_17), sorted(montage.THINGS_EEG2_63)):
+    if eeg.shape[2] != len(names) or sorted(names) not in (
+        sorted(montage.THINGS_EEG2_17),
+        sorted(montage.THINGS_EEG2_63),
+    ):
         raise ValueError(
             f"{eeg.shape[2]} channels, {len(names)} names; known are the 17 posterior and the 63 electrodes"
         )
