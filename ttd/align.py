@@ -126,7 +126,8 @@ def check_encoder(config: AlignConfig, index: ShardIndex) -> list[str]:
             "pretrained: the encoder whitens and the shards are whitened per subject already; pretrain with "
             "encoder.whiten=false, or build the shards with normalise: channel"
         )
-    if not set(saved["ch_names"]) & set(index.ch_names):
+    by_position = saved["encoder"].get("electrodes") == "positions"
+    if not by_position and not set(saved["ch_names"]) & set(index.ch_names):
         problems.append("pretrained: encoder and shards have no electrode in common")
     return problems
 

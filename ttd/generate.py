@@ -100,7 +100,7 @@ def main(config: GenerateConfig) -> None:
     items = choose_items(config, reader.index)
     inputs = {
         "weights": [hash_of(config.finetune / "export"), hash_of(Path(config.base.path)), config.base.revision],
-        "candidates": [config.candidates, None if config.clip is None else identity(config.clip)],
+        "candidates": [config.candidates, identity(chooser.path) if chooser else None],
         "shards": reader.index.fingerprint,
         "sampler": config.sampler.model_dump(),
         "n_repetitions": config.n_repetitions,
@@ -175,7 +175,7 @@ class Chooser:
     """
 
     def __init__(self, clip: str, aligned: Aligned, *, device: torch.device):
-        self.clip, self.aligned = ClipTargets(clip, device=device), aligned
+        self.path, self.clip, self.aligned = clip, ClipTargets(clip, device=device), aligned
 
     @torch.no_grad()
     def __call__(self, candidates: Tensor, eeg: Tensor) -> Tensor:

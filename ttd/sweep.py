@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from ttd.config import (
+    BAD_INPUT,
     DONE,
     FAILED_ITEMS,
     STOPPED,
@@ -133,9 +134,11 @@ def seeds_of(fits: list[Fit]) -> list[int]:
 
 def fit_one(fit: Fit) -> None:
     """Run the steps of a fit that have not finished with these experiments, or whose input was made anew since."""
-    made = [path.stat().st_mtime for path in Path(fit.steps["align"]["data"]["shards"]).rglob("index.json")]
-    latest = max(made, default=0.0)
+    latest = 0.0
     for step, tree in fit.steps.items():
+        read = [tree["data"]["shards"], *tree["data"].get("also", [])]
+        made = [path.stat().st_mtime for folder in read for path in Path(folder).rglob("index.json")]
+        latest = max([latest, *made])
         path, folder = fit.folder / f"{step}.yaml", Path(tree["output_dir"])
         same = path.is_file() and yaml.safe_load(path.read_text()) == yaml.safe_load(dump(tree))
         if not (same and finished_at(folder) > max(latest, path.stat().st_mtime)):
@@ -153,11 +156,14 @@ def execute(script: Path, path: Path, tree: dict[str, Any], *, name: str) -> Non
     if path.is_file() and path.read_text() != dump(tree):
         spent.unlink(missing_ok=True)  # another experiment's seconds
     path.parent.mkdir(parents=True, exist_ok=True)
+    former = path.read_text() if path.is_file() else None
     path.write_text(dump(tree))
     before = children_cpu_s()
     status = run_step([sys.executable, ROOT / script, "--config", path])
     total = (json.loads(spent.read_text())["cpu_s"] if spent.is_file() else 0.0) + children_cpu_s() - before
     write_json(spent, {"cpu_s": round(total, 1)})
+    if status == BAD_INPUT and former is not None:
+        path.write_text(former)  # a refused experiment is not the one that the folder holds
     if status:
         kind = {FAILED_ITEMS: FailedItemsError, STOPPED: StoppedError}.get(status, UserError)
         raise kind(f"{name} ended with status {status}; the same command goes on from here")

@@ -81,6 +81,14 @@ def test_it_moves_to_a_cap_without_a_common_electrode(tmp_path):
     assert moved.transfer["interpolated"] == MANY[1::2]
 
 
+def test_one_that_whitens_does_too_and_starts_there_with_unit_variances(tmp_path):
+    whitening = POSITIONS.model_copy(update={"whiten": True})
+    encoder = build(whitening, MANY[::2])
+    encoder.whitening.copy_(2 * torch.eye(len(MANY[::2])))  # a standard deviation of 1/2
+    save_encoder(tmp_path, encoder)
+    assert torch.equal(load_encoder(tmp_path, ch_names=MANY[1::2]).whitening, torch.eye(len(MANY[1::2])))
+
+
 def test_an_electrode_without_a_place_is_refused():
     with pytest.raises(ValueError, match="no 10-05 position is known for E1"):
         build(ch_names=["Oz", "E1"])

@@ -136,6 +136,15 @@ def test_a_linear_probe_reads_frozen_tokens_and_a_random_start_has_others(saved)
     assert not np.allclose(start.fit_transform(unseen), pooled.fit_transform(unseen))
 
 
+def test_a_random_start_whitens_as_the_trained_encoder_does(tmp_path):
+    config = InceptSADConfig(**SMALL, whiten=True)
+    encoder = build_encoder(config, n_times=64, sfreq=SFREQ, ch_names=CH_NAMES)
+    encoder.whitening.copy_(torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+    save_encoder(tmp_path, encoder)
+    start = EncoderTokens(LinearProbeConfig(encoder=tmp_path, random_start=True), **FACTS).fit(responses()[0])
+    assert torch.equal(start.encoder_.whitening, encoder.whitening)
+
+
 def test_fine_tuning_goes_on_from_the_saved_weights(saved):
     folder, encoder = saved
     trained = network(start=folder, steps=1, lr=1e-9).fit(*responses()).members_[0].encoder

@@ -85,9 +85,17 @@ def test_the_auc_of_three_classes_is_refused(tmp_path, averages):
             "no data is called nowhere",
         ),
         ({"differences": {"gain": {"a": ["network", "before"], "b": ["ridge", "before"]}}}, "is not scored"),
+        (
+            {
+                "models": {"m": {"classifier": {"name": "aligned", "shards": {"01": "s"}, "runs": {"01": "r"}}}},
+                "differences": {},
+                "metric": "auc",
+            },
+            "models.m.data: name the one data set",
+        ),
     ],
 )
-def test_names_that_do_not_exist_are_refused(tmp_path, averages, changes, words):
+def test_names_that_do_not_fit_are_refused(tmp_path, averages, changes, words):
     with pytest.raises(ValueError, match=words):
         configured(tmp_path, averages, **changes)
 

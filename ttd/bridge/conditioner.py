@@ -37,7 +37,7 @@ class BridgeConfig(Config):
 
 
 DIRECT_WIDTH = 256
-"""Hidden width of the direct maps; with 16 tokens of 2048 numbers they hold 8.9 M parameters."""
+"""Hidden width of the direct maps; with 16 tokens of 2048 numbers they hold 9.1 M parameters."""
 
 
 class ConditionerConfig(BridgeConfig):

@@ -99,12 +99,15 @@ def load_encoder(
         config = kind.model_validate(facts["encoder"])
     except ValidationError as error:
         raise UserError("\n".join(f"{folder}/config.json: {line}" for line in explain(error, kind))) from error
-    encoder = construct(
-        config,
-        n_times=n_times or facts["n_times"],
-        sfreq=facts["sfreq"],
-        ch_names=list(ch_names or facts["ch_names"]),
-    )
+    try:
+        encoder = construct(
+            config,
+            n_times=n_times or facts["n_times"],
+            sfreq=facts["sfreq"],
+            ch_names=list(ch_names or facts["ch_names"]),
+        )
+    except ValueError as error:
+        raise UserError(f"{folder}: the encoder cannot read these data: {error}") from error
     try:
         weights = load_file(folder / "model.safetensors")
     except SafetensorError as error:
@@ -165,6 +168,6 @@ def _move_whitening(whitening: Tensor, old: list[int], new: list[int], n_chans: 
     """The whitening of the new cap: the covariance of the common electrodes, unit variances where there is none."""
     root = torch.linalg.inv(whitening.double())
     covariance = torch.eye(n_chans, dtype=torch.double)
-    to, of = torch.tensor(new), torch.tensor(old)
+    to, of = torch.tensor(new, dtype=torch.long), torch.tensor(old, dtype=torch.long)
     covariance[to[:, None], to] = (root @ root)[of[:, None], of]
     return inverse_square_root(covariance, shrinkage=0.0)

@@ -91,4 +91,7 @@ class ProbeConfig(Config):
         aligned = [name for name, probed in self.models.items() if isinstance(probed.classifier, AlignedConfig)]
         if aligned and self.metric != "auc":
             raise ValueError(f"models.{aligned[0]}: aligned encoders give scores of two classes; take metric auc")
+        for name in aligned:
+            if len([on for model, on in self.pairs() if model == name]) != 1:
+                raise ValueError(f"models.{name}.data: name the one data set that its own shards hold")
         return self

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ttd.config import Config
 from ttd.encoders import EncoderConfig, InceptSADConfig, build_encoder, load_encoder
+from ttd.encoders.build import construct
 from ttd.objectives.classification import ClassHeadConfig, Classifier
 from ttd.seeding import key, torch_rng
 
@@ -95,12 +96,14 @@ class EncoderTokens(TransformerMixin, BaseEstimator):
     def fit(self, epochs: np.ndarray, labels: Any = None) -> EncoderTokens:
         """Load the encoder; its weights are not changed."""
         facts: dict[str, Any] = {"sfreq": self.sfreq, "ch_names": list(self.ch_names), "n_times": epochs.shape[-1]}
+        self.encoder_ = load_encoder(self.config.encoder, **facts)
         if self.config.random_start:
+            trained = self.encoder_
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(key(self.seed, "random encoder"))
-                self.encoder_ = build_encoder(load_encoder(self.config.encoder).config, **facts)
-        else:
-            self.encoder_ = load_encoder(self.config.encoder, **facts)
+                self.encoder_ = construct(trained.config, **facts)
+            if trained.whitening is not None and self.encoder_.whitening is not None:
+                self.encoder_.whitening.copy_(trained.whitening)  # fitted to the data, not learnt
         self.scale_ = self.scale or scale_of(epochs)
         return self
 
