@@ -11,7 +11,6 @@ result, and refuses to go on with another one. docs/own_data.md says how recordi
 from __future__ import annotations
 
 import collections
-import json
 import os
 import runpy
 import sys
@@ -22,13 +21,13 @@ import yaml
 
 from ttd.config import (
     BAD_INPUT,
-    DONE,
     FAILED_ITEMS,
     STOPPED,
     FailedItemsError,
     Plan,
     StoppedError,
     UserError,
+    finished_at,
     load_config,
     run,
     run_step,
@@ -83,13 +82,6 @@ def too_few(config: OwnDataConfig) -> list[str]:
 def overrides(config: OwnDataConfig, step: str) -> list[str]:
     """A step's experiment as the command line would give it."""
     return [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in config.trees()[step].items()]
-
-
-def finished_at(folder: Path) -> float:
-    """When a step's process last ended well; 0 where it did not."""
-    path = folder / "outcome.json"
-    done = path.is_file() and json.loads(path.read_text())["status"] == DONE
-    return path.stat().st_mtime if done else 0.0
 
 
 def main(config: OwnDataConfig) -> None:

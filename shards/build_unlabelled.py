@@ -90,6 +90,7 @@ def main(config: BuildUnlabelledConfig) -> None:
     names: dict[str, list[str]] = collections.defaultdict(list)
     hashes: dict[str, str] = {}
     channels: dict[str, ChannelReport] = {}
+    dropped: collections.Counter[str] = collections.Counter()
     with StudyWriter(config.output_dir, study, kind="window", samples_per_shard=config.samples_per_shard) as writer:
         for recording in progress(recordings, desc="recordings"):
             part = part_of(config, recording)
@@ -98,7 +99,7 @@ def main(config: BuildUnlabelledConfig) -> None:
             names[part].append(name)
             hashes[name] = recording.content_hash()
             limit = config.windows.max_windows and -(-config.windows.max_windows // per_part[part])
-            for i, (onset_s, eeg, ch_names) in enumerate(windows(config, recording, limit, channels)):
+            for i, (onset_s, eeg, ch_names) in enumerate(windows(config, recording, limit, channels, dropped)):
                 if limit and i == limit:
                     break
                 meta = {"subject": recording.subject, "cap": cap_name(ch_names), "onsets": [onset_s]}
@@ -110,32 +111,42 @@ def main(config: BuildUnlabelledConfig) -> None:
         manifest.write(writer.aside)
         cleaning = {**config.preprocessing.model_dump(), "interpolated": interpolated(channels)}
         facts = {"sfreq": sfreq, "tmin": 0.0, "n_times": n_times, "preprocessing": cleaning}
-        report = {"channels": as_json(channels)}
+        report = {"channels": as_json(channels), "dropped": dict(dropped)}
         writer.finish(config, recordings, report, **facts, split_fingerprint=manifest.fingerprint)
         counts = writer.counts
-    print(f"{config.output_dir}: windows {', '.join(f'{n} {part}' for part, n in counts.items())}")
+    left_out = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none"
+    written = ", ".join(f"{n} {part}" for part, n in counts.items())
+    print(f"{config.output_dir}: windows {written}; left out: {left_out}")
     print(f"quality: {quality.write(config.output_dir)}")
 
 
 def windows(
-    config: BuildUnlabelledConfig, recording: Recording, limit: int | None, channels: dict[str, ChannelReport]
+    config: BuildUnlabelledConfig,
+    recording: Recording,
+    limit: int | None,
+    channels: dict[str, ChannelReport],
+    dropped: collections.Counter[str],
 ) -> Iterator[tuple[float, np.ndarray, list[str]]]:
     """(onset in seconds, window [C, T], its electrodes) of one recording; ``limit`` says how many will be used.
+
+    What was found out about channels, and windows left out, are added to ``channels`` and ``dropped``.
 
     Raises:
         UserError: the recording is damaged, or holds windows of another length.
     """
     n_times, part, cleaning = config.windows.n_times, part_of(config, recording), config.preprocessing
     stride = config.windows.stride.get(part, n_times)  # type: ignore[call-overload]
-    ranges = stretch(config, recording)
     if isinstance(recording, EpochedRecording):
         if stride != n_times:
             raise UserError(f"windows.stride: {recording.path} holds windows, not a recording; leave {part} out of it")
         channels[recording.name] = ChannelReport()
         ch_names = stored.ch_names(recording, cleaning)
-        for onset_s, eeg in stored.windows(recording, cleaning, n_times):
-            yield onset_s, eeg, ch_names
+        numbers = set(of_part(config, recording)) if config.only_part else None
+        for number, eeg in stored.windows(recording, cleaning, n_times, dropped=dropped):
+            if numbers is None or number in numbers:
+                yield number * n_times / cleaning.sfreq, eeg, ch_names
         return
+    ranges = stretch(config, recording)
     raw = recording.raw()
     if limit:  # read and filter no more than will be used
         seconds = (ranges[0][0] if ranges else 0.0) + (n_times + (limit - 1) * stride) / cleaning.sfreq + 1.0
@@ -147,17 +158,23 @@ def windows(
 
 
 def stretch(config: BuildUnlabelledConfig, recording: Recording) -> list[tuple[float, float]] | None:
-    """The seconds of a recording that windows may come from; None for all of it.
-
-    Raises:
-        UserError: it has no event of the wanted part.
-    """
+    """The seconds of a recording that windows may come from; None for all of it."""
     if config.only_part is None:
         return None
-    onsets = [event.onset_s for event in recording.events() if event.part == config.only_part]
-    if not onsets:
-        raise UserError(f"{recording.path}: only_part={config.only_part}: no event of this part; choose other runs")
+    onsets = of_part(config, recording).values()
     return [(min(onsets), max(onsets))]
+
+
+def of_part(config: BuildUnlabelledConfig, recording: Recording) -> dict[int, float]:
+    """{number of the event: onset in seconds} of ``only_part``.
+
+    Raises:
+        UserError: the recording has no event of it.
+    """
+    found = {i: event.onset_s for i, event in enumerate(recording.events()) if event.part == config.only_part}
+    if not found:
+        raise UserError(f"{recording.path}: only_part={config.only_part}: no event of this part; choose other runs")
+    return found
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ whether anything changed on the server. Exit status 75: the server could not be 
 from __future__ import annotations
 
 import fcntl
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ttd.config import BAD_INPUT, FailedItemsError, Plan, StoppedError, UserError, fingerprint, run
+from ttd.data.ingest import free_mb
 from ttd.eeg.download import Fetched, RemoteFile, add_to_record, confine, differs, fetch, read_record
 from ttd.eeg.listings import ByHandSource, SumsSource, list_files, subject_of
 from ttd.eeg.studies.annex import is_absent
@@ -39,6 +39,8 @@ class Order:
     problems: list[str] = field(default_factory=list)
     by_hand: list[str] = field(default_factory=list)
     fetch_bytes: int = 0
+    begun_bytes: int = 0
+    """Of files to be fetched, what came already."""
     total_bytes: int = 0
     about: str = ""
     """``about`` where a listing states no sizes."""
@@ -88,7 +90,9 @@ def _stand(out: Order, root: Path, file: RemoteFile, fetched: Fetched | None, si
     if is_absent(path):
         out.fetch[path] = file
         part = path.with_name(path.name + ".part")
-        out.fetch_bytes += max(size - (part.stat().st_size if part.exists() else 0), 0)
+        begun = min(part.stat().st_size, size) if part.exists() else 0
+        out.begun_bytes += begun
+        out.fetch_bytes += size - begun
     elif fetched is None or (path.stat().st_size, path.stat().st_mtime_ns) != (fetched.size, fetched.mtime_ns):
         out.compare[path] = file
     elif fetched.version != (file.version or file.checksum):
@@ -114,9 +118,7 @@ def check(config: FetchConfig) -> Plan:
     if wanted.by_hand and not wanted.total_bytes and not plan.problems:
         plan.problems.append(f"{config.title} ({config.licence}) is fetched by hand. " + "\n".join(wanted.by_hand))
         return plan
-    free = shutil.disk_usage(
-        next(p for p in (config.root.absolute(), *config.root.absolute().parents) if p.exists())
-    ).free
+    free = free_mb(config.root) * 1e6
     if wanted.fetch_bytes and wanted.fetch_bytes + SPARE_BYTES > free:
         plan.problems.append(
             f"root={config.root}: {_size(wanted.fetch_bytes)} are to come and {_size(SPARE_BYTES)} stay free, "
@@ -152,7 +154,7 @@ def main(config: FetchConfig) -> None:
             else:
                 add_to_record(config.root, Fetched.of(config.root, file))
         show = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "mininterval": 1.0}
-        with tqdm(total=wanted.fetch_bytes, desc=config.title, **show) as bar:
+        with tqdm(total=wanted.begun_bytes + wanted.fetch_bytes, desc=config.title, **show) as bar:
             for path, file in wanted.fetch.items():
                 try:
                     fetch(file, path, bar.update)
@@ -174,7 +176,7 @@ def main(config: FetchConfig) -> None:
         raise (StoppedError if passing == len(failed) else FailedItemsError)("\n".join(failed))
 
 
-def _size(n_bytes: int) -> str:
+def _size(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"
 
 

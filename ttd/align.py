@@ -22,6 +22,7 @@ from ttd.bridge.linear_readout import LinearReadout
 from ttd.config import Plan, UserError, run
 from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
+from ttd.data.quarantine import guards_data
 from ttd.data.reader import ShardReader
 from ttd.data.stream import DataConfig, Stream, evaluation_batches, kept_rows, open_reader
 from ttd.data.targets import TargetTable
@@ -66,36 +67,33 @@ def check(config: AlignConfig) -> Plan:
     for part in (config.data.part, "validation"):
         try:
             index = ShardIndex.read(config.data.shards / part)
-            kept = kept_rows(index, config.data.leave_out)
-            if part == config.data.part:
-                plan.problems += check_encoder(config, index) + check_left_out(config, index)
-                epoch_ms = index.n_times / index.sfreq * 1000
-                if (config.objective.linear_ms or 0) > epoch_ms:
-                    plan.problems.append(
-                        f"objective.linear_ms={config.objective.linear_ms:g}: longer than the epochs, {epoch_ms:g} ms"
-                    )
-                plan.notes.append(
-                    f"alignment: {len(kept)} samples of {len(trained_on(config, index))} subjects, "
-                    f"{index.n_times} time points at {index.sfreq:g} Hz; "
-                    f"{config.train.max_steps} updates of {config.global_batch_size}"
-                )
         except UserError as error:
             plan.problems.append(f"data.shards: {error}")
+            continue
+        try:
+            kept = kept_rows(index, config.data.leave_out)
+        except UserError as error:
+            plan.problems.append(str(error))
+            continue
+        if part != config.data.part:
+            continue
+        plan.problems += check_encoder(config, index)
+        epoch_ms = index.n_times / index.sfreq * 1000
+        if (config.objective.linear_ms or 0) > epoch_ms:
+            plan.problems.append(
+                f"objective.linear_ms={config.objective.linear_ms:g}: longer than the epochs, {epoch_ms:g} ms"
+            )
+        plan.notes.append(
+            f"alignment: {len(kept)} samples of {len(trained_on(config, index))} subjects, "
+            f"{index.n_times} time points at {index.sfreq:g} Hz; "
+            f"{config.train.max_steps} updates of {config.global_batch_size}"
+        )
     return plan
 
 
 def trained_on(config: AlignConfig, index: ShardIndex) -> list[str]:
     """The subjects of the training part that are not left out."""
     return [subject for subject in index.subjects if subject not in config.data.leave_out]
-
-
-def check_left_out(config: AlignConfig, index: ShardIndex) -> list[str]:
-    """A name that nobody has would leave nobody out, in silence."""
-    return [
-        f"data.leave_out: no subject {name!r} in {index.folder}, which has {', '.join(index.subjects)}"
-        for name in config.data.leave_out
-        if name not in index.subjects
-    ]
 
 
 def check_encoder(config: AlignConfig, index: ShardIndex) -> list[str]:
@@ -132,6 +130,7 @@ def check_encoder(config: AlignConfig, index: ShardIndex) -> list[str]:
     return problems
 
 
+@guards_data
 def main(config: AlignConfig) -> None:
     talk()
     accelerator = make_accelerator(

@@ -219,6 +219,13 @@ def run_step(command: Sequence[str | Path]) -> int:
                 process.terminate()
 
 
+def finished_at(folder: Path) -> float:
+    """When the process of a run folder last ended well; 0 where it did not."""
+    path = folder / "outcome.json"
+    done = path.is_file() and json.loads(path.read_text())["status"] == DONE
+    return path.stat().st_mtime if done else 0.0
+
+
 def blocked(folder: Path) -> list[str]:
     """Why ``folder`` cannot be made: something on its path is a file."""
     parts = [folder, *folder.parents]

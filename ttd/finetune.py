@@ -21,6 +21,7 @@ from ttd.bridge.heads import ClipHead
 from ttd.config import Plan, UserError, run
 from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
+from ttd.data.quarantine import guards_data
 from ttd.data.reader import ShardReader
 from ttd.data.stream import Stream, evaluation_batches, open_reader
 from ttd.data.targets import TargetTable
@@ -109,6 +110,7 @@ def check_start(config: FinetuneConfig, index: ShardIndex) -> list[str]:
     return [f"{problem}; align on these shards first" for problem in problems]
 
 
+@guards_data
 def main(config: FinetuneConfig) -> None:
     talk()
     accelerator = make_accelerator(

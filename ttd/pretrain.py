@@ -24,6 +24,7 @@ from ttd.baselines.interpolation import predict_linear, predict_mean, predict_wi
 from ttd.config import Plan, UserError, fingerprint, run, write_json
 from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
+from ttd.data.quarantine import guards_data
 from ttd.data.reader import ShardReader
 from ttd.data.schema import Part
 from ttd.data.splits import open_test
@@ -56,6 +57,11 @@ def check(config: PretrainConfig) -> Plan:
     except UserError as error:
         plan.problems.append(f"data.shards: {error}")
         return plan
+    try:
+        n_windows = len(kept_rows(index, config.data.leave_out))
+    except UserError as error:
+        plan.problems.append(str(error))
+        return plan
     if index.montage is not None and config.encoder.whiten:
         plan.problems.append("encoder.whiten: one matrix cannot whiten several caps (data.montage); set it to false")
     try:
@@ -69,7 +75,7 @@ def check(config: PretrainConfig) -> Plan:
         plan.problems.append(f"encoder: {error}")
         return plan
     plan.notes.append(
-        f"pretraining: {index.n_samples} windows of {index.n_times} time points at {index.sfreq:g} Hz, "
+        f"pretraining: {n_windows} windows of {index.n_times} time points at {index.sfreq:g} Hz, "
         f"{index.n_chans} channels; encoder of {sum(p.numel() for p in encoder.parameters()):,} parameters, "
         f"{encoder.n_tokens} tokens; {config.train.max_steps} updates of {config.global_batch_size}"
     )
@@ -84,6 +90,7 @@ def held_out_in(data: DataConfig, part: Part) -> list[Path]:
     return [folder for folder in data.folders if (folder / part / "index.json").is_file()]
 
 
+@guards_data
 def main(config: PretrainConfig) -> None:
     talk()
     accelerator = make_accelerator(

@@ -23,13 +23,13 @@ import yaml
 
 from ttd.config import (
     BAD_INPUT,
-    DONE,
     FAILED_ITEMS,
     STOPPED,
     FailedItemsError,
     Plan,
     StoppedError,
     UserError,
+    finished_at,
     load_config,
     run,
     run_step,
@@ -176,13 +176,6 @@ def dump(tree: dict[str, Any]) -> str:
 def children_cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def finished_at(folder: Path) -> float:
-    """When the process of a run folder last ended well; 0 where it did not."""
-    path = folder / "outcome.json"
-    done = path.is_file() and json.loads(path.read_text())["status"] == DONE
-    return path.stat().st_mtime if done else 0.0
 
 
 def cpu_of(fit: Fit) -> dict[str, float]:

@@ -17,6 +17,7 @@ from ttd.data import index as index_module
 from ttd.data import members
 from ttd.data.index import ShardIndex
 from ttd.data.members import DamageError
+from ttd.data.quarantine import on_damage
 from ttd.data.reader import ShardReader
 from ttd.data.schema import hash_of
 from ttd.data.stream import DataConfig, Stream, open_reader
@@ -47,15 +48,19 @@ def stream(root, *, rank=0, world=1, **options):
 
 def test_by_default_a_failed_read_stops_and_writes_nothing(tmp_path):
     damaged(tmp_path)
-    with pytest.raises(DamageError, match="000001.tar: sample 'sub-0_img-0002', member eeg.npy at byte 512: damaged"):
+    where = "000001.tar: sample 'sub-0_img-0002', member eeg.npy at byte 512: damaged"
+    with pytest.raises(DamageError, match=where), on_damage("fail"):
         next(stream(tmp_path).batches())
     assert not (tmp_path / "train" / "quarantine.json").exists()
 
 
 def test_with_quarantine_a_failed_read_stops_once_and_every_rank_of_the_next_start_goes_without(tmp_path):
     damaged(tmp_path)
-    with pytest.raises(DamageError, match=r"it is in .*quarantine.json now, the next start leaves it out"):
-        next(stream(tmp_path, damage="quarantine").batches())
+    with (
+        pytest.raises(DamageError, match=r"it is in .*quarantine.json now, the next start leaves it out"),
+        on_damage("quarantine"),
+    ):
+        next(stream(tmp_path).batches())
     written = json.loads((tmp_path / "train" / "quarantine.json").read_text())["samples"]
     assert [(entry["key"], "checksum" in entry["reason"]) for entry in written] == [("sub-0_img-0002", True)]
     ranks = [stream(tmp_path, rank=rank, world=2) for rank in range(2)]

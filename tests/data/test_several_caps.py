@@ -8,6 +8,7 @@ import torch
 
 from ttd.config import UserError
 from ttd.data.members import DamageError
+from ttd.data.quarantine import on_damage
 from ttd.data.stream import DataConfig, Stream, evaluation_batches, open_index, open_reader
 from ttd.data.writer import ShardWriter
 
@@ -128,8 +129,8 @@ def test_damage_is_reported_and_put_in_quarantine_where_it_lies(two_folders):
     place = open_index(DataConfig(shards=b)).places(np.array([0]), "eeg.npy")[0]
     content[place[3] + place[4] - 1] ^= 1
     shard.write_bytes(content)
-    config = DataConfig(shards=a, also=[b], montage="union", damage="quarantine")
-    with pytest.raises(DamageError, match="sample 'two-0'"):
+    config = DataConfig(shards=a, also=[b], montage="union")
+    with pytest.raises(DamageError, match="sample 'two-0'"), on_damage("quarantine"):
         everything(config)
     assert json.loads((b / "train" / "quarantine.json").read_text())["samples"][0]["key"] == "two-0"
     assert len(open_reader(config)) == 5

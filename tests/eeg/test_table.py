@@ -84,6 +84,8 @@ def test_a_table_from_a_spreadsheet_with_semicolons_and_a_byte_order_mark_is_rea
 
 def test_every_mistake_is_named_at_once_with_line_column_value_and_remedy(root):
     (root / "pictures/word.png").write_text("not a picture")
+    (root / "pictures/lost.png").symlink_to(root / "nowhere")
+    (root / "sub-09_run-1.edf").symlink_to(root / "nowhere")
     (root / "pictures/dog/a.jpg").write_bytes((root / "pictures/dog/a.png").read_bytes())
     (root / "other.edf").write_bytes((root / "sub-01_run-1.edf").read_bytes())
     found = mistakes(
@@ -101,7 +103,8 @@ def test_every_mistake_is_named_at_once_with_line_column_value_and_remedy(root):
         "sub-01_run-1.edf,5,dog/b.png,wolf,\n"
         "other.edf,5,cat.png,cat,test\n"
         "events.csv,5,cat.png,cat,test\n"
-        "sub-01_run-1.edf,6,cat.png\n",
+        "sub-01_run-1.edf,6,cat.png\n"
+        "sub-09_run-1.edf,7,lost.png,cat,test\n",
     )
     expected = [
         ("line 3, column recording: 'sub-01_run-2.edf' is not there", "did you mean 'sub-01_run-1.edf'?"),
@@ -123,6 +126,8 @@ def test_every_mistake_is_named_at_once_with_line_column_value_and_remedy(root):
         ("line 12, column recording: 'other.edf' does not say whose it is", "adapt study.names"),
         ("line 13, column recording: 'events.csv' is no kind of recording known here", ".vhdr, .edf"),
         ("line 14: has 3 fields, the header 5", ""),
+        ("line 15, column recording: 'sub-09_run-1.edf' is a link to a file that is not there", "datalad get"),
+        ("line 15, column image: 'lost.png' is a link to a file that is not there", "copy the file itself"),
         ("column part: filled in some lines and empty in others", ""),
     ]
     assert len(found) == len(expected), found

@@ -13,6 +13,7 @@ import torch
 import ttd.align
 import ttd.pretrain
 from ttd.config import run
+from ttd.data.index import ShardIndex
 from ttd.data.writer import ShardWriter
 from ttd.experiments.align import AlignConfig
 from ttd.experiments.pretrain import PretrainConfig
@@ -120,6 +121,24 @@ def test_from_windows_to_an_encoder_aligned_on_another_cap(tmp_path, windows, pa
     scores = [line for line in lines if line["event"] == "validation"]
     assert [line["step"] for line in scores] == [2, 4]
     assert scores[0]["chance"] == pytest.approx(1 / 12)
+
+
+def test_damage_that_whitening_finds_before_the_first_batch_goes_into_quarantine_too(tmp_path, paired, capsys):
+    index = ShardIndex.read(paired / "train")
+    shard, _, _, offset, size, _ = index.places(np.array([5]), "eeg.npy")[0]
+    content = bytearray((paired / "train" / shard).read_bytes())
+    content[offset + size - 1] ^= 1
+    (paired / "train" / shard).write_bytes(content)
+    given = alignment(tmp_path, paired, "data.damage=quarantine", "encoder.whiten=true")
+    assert start(ttd.align, AlignConfig, *given) == 2
+    assert "quarantine.json now, the next start leaves it out" in capsys.readouterr().err
+    assert ShardIndex.read(paired / "train").quarantined == [index.keys[5]]
+    assert start(ttd.align, AlignConfig, *given) == 0
+
+
+def test_pretraining_without_a_subject_that_nobody_is_is_refused(tmp_path, windows, capsys):
+    assert start(ttd.pretrain, PretrainConfig, *pretraining(tmp_path, windows, "data.leave_out=['1']")) == 2
+    assert "data.leave_out: no subject '1' in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

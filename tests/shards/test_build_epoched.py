@@ -28,12 +28,14 @@ from ttd.experiments.shards import BuildPairedConfig, BuildUnlabelledConfig
 ROOT = Path(__file__).parents[2]
 
 
-def build(name: str, tmp_path: Path, *overrides: str, script: str = "build_paired", kind: type = BuildPairedConfig):
+def build(
+    name: str | Path, tmp_path: Path, *overrides: str, script: str = "build_paired", kind: type = BuildPairedConfig
+):
     spec = importlib.util.spec_from_file_location(script, ROOT / "shards" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     base = [f"study.root={tmp_path}", f"output_dir={tmp_path / 'out'}", *overrides]
-    config = load_config(kind, [ROOT / f"configs/shards/{name}.yaml"], base)
+    config = load_config(kind, [name if isinstance(name, Path) else ROOT / f"configs/shards/{name}.yaml"], base)
     plan = module.check(config)
     if plan.problems:
         raise UserError("; ".join(plan.problems))
@@ -153,3 +155,24 @@ def test_windows_of_ttdnet_arrive_for_pretraining(tmp_path, monkeypatch):
         assert (len(index), index.cap, index.sfreq) == (len(expected), "eegmmidb-64", 160.0)
         for i, window in enumerate(expected):
             assert np.array_equal(reader.eeg(i)[0], window.astype(np.float16).astype(np.float32))
+
+
+def test_stored_epochs_of_the_other_parts_are_no_windows_and_damaged_ones_are_counted(tmp_path):
+    content = write_preprocessed(tmp_path, osf_dictionary, pickled=False)["training"]
+    content["preprocessed_eeg_data"][0, 1, 3, 50] = np.nan
+    np.save(tmp_path / "sub-01" / "preprocessed_eeg_training.npy", content, allow_pickle=True)
+    write_pictures(tmp_path / "images")
+    pretraining = tmp_path / "pretraining.yaml"
+    pretraining.write_text(
+        "study: {name: gifford2022}\n"
+        "preprocessing: {sfreq: 100, l_freq: null, h_freq: null, reference: null}\nwindows: {n_times: 80}\nonly_part: train\n"
+    )
+    config = build(
+        pretraining, tmp_path, *GIFFORD, f"study.images={tmp_path / 'images'}", "runs.train=[training]",
+        script="build_unlabelled", kind=BuildUnlabelledConfig,
+    )  # fmt: skip
+    index, reader = read(config, "train")
+    assert len(index) == 10 * 4 - 1  # pictures 10 to 19 are the validation part, one epoch of picture 0 is damaged
+    first = content["preprocessed_eeg_data"][0, 0, :, 20:].astype(np.float16)
+    assert np.array_equal(reader.eeg(0)[0], first.astype(np.float32))
+    assert json.loads((config.output_dir / "build.json").read_text())["dropped"] == {"not finite": 1}

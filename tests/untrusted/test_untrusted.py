@@ -248,6 +248,16 @@ def nested_tuples(depth: int) -> bytes:
     return b"\x80\x02}(" + b")" + b"\x86".join([b"2"] * depth) + b"\x86K\x01u."
 
 
+def array_of_text(n_bytes: int, *, n: int) -> bytes:
+    """A list of n arrays that share one text as their content; each would copy it."""
+    out = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x000cnumpy\nndarray\nq\x010"
+    out += b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq\x020"
+    size = struct.pack("<I", n_bytes)
+    out += b"X" + size + b"a" * n_bytes + b"q\x030("
+    array = b"h\x00h\x01K\x00\x85U\x01b\x87R(K\x01J" + size + b"\x85h\x02\x89h\x03tb"
+    return out + array * n + b"l."
+
+
 BOMBS = {
     "npy claims 2^40": npy_header("(1099511627776,)") + bytes(64),
     "npy overflows": npy_header("(4294967296, 4294967296)") + bytes(64),
@@ -260,7 +270,15 @@ BOMBS = {
     "encoded again and again": b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20)
     + b"U\x06latin1\x86q\x01" + b"h\x00h\x01R" * 5000 + b".",
     "a key that takes for ever": nested_tuples(64),
+    "digits that take for ever": npy_header("(" + "1" * 400 + "x,)") + bytes(64),
+    "one text as many arrays": array_of_text(1 << 20, n=600),
 }  # fmt: skip
+
+
+def test_arrays_whose_content_is_text_are_read(tmp_path):
+    (tmp_path / "a.npy").write_bytes(array_of_text(8, n=2))
+    first, second = read_npy(tmp_path / "a.npy")
+    assert first.tolist() == second.tolist() == [ord("a")] * 8
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -14,9 +14,7 @@ import torch
 
 from ttd.config import UserError
 from ttd.data import transforms
-from ttd.data.members import DamageError
 from ttd.data.pictures import PictureDecoder
-from ttd.data.quarantine import Damage, add_to_quarantine
 from ttd.data.reader import ShardReader
 from ttd.data.targets import MemberTable, TargetTable
 from ttd.data.whitening import normaliser_of
@@ -57,7 +55,6 @@ class Batcher:
         targets: names to join.
         picture_size: S of the decoded pictures to join; none where None.
         threads: that decode them.
-        damage: what a failed read does.
     """
 
     def __init__(
@@ -68,10 +65,9 @@ class Batcher:
         *,
         picture_size: int | None = None,
         threads: int = 1,
-        damage: Damage = "fail",
     ):
         index = reader.index
-        self.reader, self.index, self.damage, self.shape = reader, index, damage, (index.n_chans, index.n_times)
+        self.reader, self.index, self.shape = reader, index, (index.n_chans, index.n_times)
         caps = [index.cap] if index.montage is None else list(index.facts.caps)
         if not set(caps) <= set(index.facts.statistics):
             raise UserError(f"{index.folder}: the index has no channel statistics; build the shards again")
@@ -105,7 +101,9 @@ class Batcher:
             places = {sha: row for row, sha in enumerate(self.pictures.index.keys)}
             absent = [sha for sha in shas if sha not in places]
             if absent:
-                raise UserError(f"{root / 'images'}: {len(absent)} of {len(shas)} pictures are not there; build again")
+                raise UserError(
+                    f"{root / 'images'}: {len(absent)} of {len(shas)} pictures are not there or in quarantine; build again"
+                )
             self.picture_row = np.array([places[sha] for sha in shas], np.int64)
 
     def batch(
@@ -122,25 +120,8 @@ class Batcher:
             vary: changes scaled EEG [B, C, T] in place.
 
         Raises:
-            DamageError: a sample is damaged; with the policy ``quarantine`` it is on the list by then.
+            DamageError: a sample is damaged.
         """
-        try:
-            return self._batch(indices, positions, choose, vary)
-        except DamageError as error:
-            folder = error.folder
-            if self.damage == "fail" or folder is None:
-                raise
-            add_to_quarantine(folder, {error.key: error.reason})
-            note = f"{error}; it is in {folder / 'quarantine.json'} now, the next start leaves it out"
-            raise DamageError(note, folder=folder, key=error.key, reason=error.reason) from error
-
-    def _batch(
-        self,
-        indices: np.ndarray,
-        positions: np.ndarray,
-        choose: Choose,
-        vary: Callable[[np.ndarray], None] | None,
-    ) -> dict[str, torch.Tensor]:
         self.index.stage(indices)
         present = None
         if self.cap is None:

@@ -90,7 +90,7 @@ class ShardIndex:
         if not table_path.is_file():
             raise UserError(f"{table_path}: missing; {REMEDY}")
         table = parse_table(table_path, table_path.read_bytes(), facts)
-        return cls(folder, facts, table, read_quarantine(folder) if quarantine else set(), Files(folder))
+        return cls(folder, facts, table, set(read_quarantine(folder)) if quarantine else set(), Files(folder))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -214,8 +214,9 @@ class ShardIndex:
     def stage(self, rows: np.ndarray) -> None:
         """Let a sequential source fetch the samples ``rows`` [B] before their members are read."""
         if self.reader.source.sequential:
-            start = np.where(self.offset < 0, np.iinfo(np.int64).max, self.offset)[rows].min(1).tolist()
-            stop = (self.offset + self.size)[rows].max(1).tolist()
+            offset, size = self.offset[rows], self.size[rows]  # [B, M]; -1 for a member that a sample lacks
+            start = np.where(offset < 0, np.iinfo(np.int64).max, offset).min(1).tolist()
+            stop = (offset + size).max(1).tolist()
             names = [self.facts.shards[shard].name for shard in self.shard[rows].tolist()]
             self.reader.source.stage(zip(names, start, stop, strict=True))
 

@@ -102,7 +102,8 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
 
 def free_mb(root: Path) -> float:
     """Megabytes left on the disk where ``root`` is or will be."""
-    return shutil.disk_usage(next(p for p in root.absolute().parents if p.exists())).free / 1e6
+    place = root.absolute()
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free / 1e6
 
 
 @contextlib.contextmanager

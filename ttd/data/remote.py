@@ -27,6 +27,7 @@ from ttd.data.index import ShardIndex, parse_facts, parse_table
 from ttd.data.members import PAUSES_S
 from ttd.data.quarantine import NAME as QUARANTINE
 from ttd.data.quarantine import parse_quarantine
+from ttd.eeg.web import opener
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,6 @@ MAX_SKIP = 1 << 20
 """Bytes that are read and thrown away rather than asking again from further on."""
 LIMITS = {"index.json": 64 * 2**20, "index.npz": 512 * 2**20, QUARANTINE: 64 * 2**20}
 """Bytes of a downloaded file; a longer one is refused."""
-
-# Without the handlers of file:, ftp: and data:, which a redirect could otherwise reach.
-_opener = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler,
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
-    urllib.request.HTTPRedirectHandler,
-    urllib.request.HTTPDefaultErrorHandler,
-    urllib.request.HTTPErrorProcessor,
-):
-    _opener.add_handler(_handler())
 
 
 class RemoteConfig(Config):
@@ -98,7 +87,7 @@ class _Stream:
         else:
             request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
             try:
-                self.body = _opener.open(request, timeout=self.config.timeout_s)
+                self.body = opener().open(request, timeout=self.config.timeout_s)
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code in (404, 410):
@@ -282,7 +271,7 @@ def open_remote_index(config: RemoteConfig) -> ShardIndex:
             "materialised samples that are normalised per channel are read"
         )
     try:
-        quarantined = parse_quarantine(f"{config.url}/{QUARANTINE}", _download(config, QUARANTINE))
+        quarantined = set(parse_quarantine(f"{config.url}/{QUARANTINE}", _download(config, QUARANTINE)))
     except FileNotFoundError:
         quarantined = set()
     return ShardIndex(Path(config.url), facts, table, quarantined, RemoteShards(config))

@@ -59,7 +59,7 @@ class DataConfig(Config):
     """Read ``part`` from materialised tars at an address instead of ``<shards>/<part>``."""
     damage: Damage = "fail"
     """What a damaged sample does: ``fail`` stops the run; ``quarantine`` writes it into ``quarantine.json`` first, so that
-    the next start leaves it out on every rank."""
+    the next start leaves it out on every rank (``quarantine.guards_data``)."""
     leave_out: list[str] = Field(default_factory=list)
     """Subjects that neither training nor its validation sees: one name is a fold of leave-one-subject-out."""
 
@@ -253,8 +253,13 @@ def kept_rows(index: ShardIndex, leave_out: Sequence[str]) -> np.ndarray:
     """Rows [n] of the samples whose subject is not left out.
 
     Raises:
-        UserError: nobody is left.
+        UserError: nobody is left; or, in the training part, nobody has such a name, so that nobody would be left out.
     """
+    unknown = [repr(name) for name in leave_out if name not in index.subjects]
+    if unknown and index.facts.part == "train":
+        raise UserError(
+            f"data.leave_out: no subject {', '.join(unknown)} in {index.folder}, which has {', '.join(index.subjects)}"
+        )
     rows = np.flatnonzero(~np.isin(index.column("subject"), leave_out)) if leave_out else np.arange(len(index))
     if leave_out and not len(rows):
         raise UserError(
@@ -295,5 +300,4 @@ def _batcher(reader: ShardReader, config: DataConfig) -> Batcher:
         config.targets,
         picture_size=config.picture_size,
         threads=config.decode_threads,
-        damage=config.damage,
     )

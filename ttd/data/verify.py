@@ -70,7 +70,7 @@ def verify(root: Path) -> Report:
             report.findings.append(Finding(folder, str(error)))
             continue
         metas: dict[int, dict[str, Any]] = {}
-        known = read_quarantine(folder)
+        known = set(read_quarantine(folder))
         found = [*check_shards(index), *check_samples(index, metas)]
         explained = {finding.shard for finding in found if finding.key}  # a shard's hash differs because a sample does
         report.quarantined += len({finding.key for finding in found} & known)

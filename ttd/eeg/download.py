@@ -19,7 +19,7 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 
 from ttd.config import UserError, write_json
-from ttd.eeg.web import TransientError, open_url, with_retries
+from ttd.eeg.web import NoRestError, TransientError, open_url, with_retries
 
 BLOCK = 1 << 20
 RECORD = ".fetch.jsonl"
@@ -145,9 +145,7 @@ def _transfer(file: RemoteFile, part: Path, notes: Path, tick: Callable[[int], o
                     tick(len(block))
             if got < total:
                 raise TransientError(f"the connection broke after {got:,} of {total:,} bytes")
-    except UserError as error:
-        if "answers 416" not in str(error):
-            raise
+    except NoRestError as error:
         tick(-old)
         part.unlink(missing_ok=True)
         raise TransientError("the server no longer has the rest of the file") from error

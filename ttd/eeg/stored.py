@@ -66,12 +66,15 @@ def each(
 
 
 def windows(
-    recording: EpochedRecording, preprocessing: PreprocessingConfig, n_times: int
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Stored windows for pretraining: (place among their neighbours in seconds, float32 [C, T])."""
+    recording: EpochedRecording,
+    preprocessing: PreprocessingConfig,
+    n_times: int,
+    *,
+    dropped: collections.Counter[str],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Stored windows for pretraining: (number, float32 [C, T]); as ``each``."""
     config = EpochsConfig(tmin=0.0, tmax=(n_times - 1) / preprocessing.sfreq, baseline=None)
-    for i, eeg in each(recording, preprocessing, config, dropped=collections.Counter()):
-        yield i * n_times / preprocessing.sfreq, eeg
+    return each(recording, preprocessing, config, dropped=dropped)
 
 
 def impossible(stored: Epoched, preprocessing: PreprocessingConfig, config: EpochsConfig) -> list[str]:

@@ -29,6 +29,10 @@ class PassingError(UserError):
     """No answer for a reason that may pass: the same command may succeed later."""
 
 
+class NoRestError(UserError):
+    """The server cannot give the rest of a file from where a transfer stopped (416)."""
+
+
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects, but never from https to http."""
 
@@ -40,7 +44,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def opener() -> urllib.request.OpenerDirector:
     """Speaks http and https and nothing else: a listing or a redirect cannot name ``file:`` or ``ftp:``."""
     director = urllib.request.OpenerDirector()
     for handler in (
@@ -63,7 +67,7 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Iterator[http.c
         url, headers={"User-Agent": "ttd", "Accept-Encoding": "identity", **(headers or {})}
     )
     try:
-        with _opener().open(request, timeout=TIMEOUT_S) as response:
+        with opener().open(request, timeout=TIMEOUT_S) as response:
             yield response
     except urllib.error.HTTPError as error:
         error.close()
@@ -75,7 +79,8 @@ def open_url(url: str, headers: dict[str, str] | None = None) -> Iterator[http.c
             404: "there is no such file; the study may have moved",
             416: "it cannot give the rest of the file",
         }.get(error.code, "look at the study's page")
-        raise UserError(f"{url}: the server answers {error.code} ({error.reason}): {remedy}") from error
+        kind = NoRestError if error.code == 416 else UserError
+        raise kind(f"{url}: the server answers {error.code} ({error.reason}): {remedy}") from error
     except urllib.error.URLError as error:
         if "unknown url type" in str(error.reason):
             raise UserError(f"{url}: not an http address; refused") from error

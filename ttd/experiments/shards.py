@@ -55,7 +55,8 @@ class BuildUnlabelledConfig(Config):
     runs: dict[Literal["train", "validation", "test"], list[str]]
     """Which runs belong to each part; a run that is not named is left out. ``"*"`` means every run."""
     only_part: Literal["train", "validation", "test"] | None = None
-    """Restrict every recording to the stretch between its first and last event of this part of the study."""
+    """Restrict every recording to the stretch between its first and last event of this part of the study; stored epochs to
+    those of the part."""
     samples_per_shard: int = Field(default=512, ge=1)
 
     @model_validator(mode="after")

@@ -71,7 +71,8 @@ def _npy(path: Path, data: mmap.mmap, unknown: Unknown) -> Any:
         raise ValueError(f"its header claims {n_header:,} bytes")
     text = data[8 + size : start].decode("latin-1").strip()
     match = re.fullmatch(
-        r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': \(((?:\d{1,15},? ?)*)\), ?\}", text
+        r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': \(((?:\d{1,15}(?:, ?\d{1,15})*,?)?)\), ?\}",
+        text,
     )
     if match is None:
         raise ValueError(f"not a header of plain arrays: {text[:80]!r}")

@@ -263,7 +263,10 @@ class Pickle:
             raise ValueError("an array without a type")
         order: Literal["C", "F"] = "F" if fortran else "C"
         if not dtype.hasobject:
-            return view(self.data, held.encode("latin-1") if isinstance(held, str) else held, dtype, shape, order)
+            if isinstance(held, str):  # protocol 2 holds bytes as text
+                self.spend(len(held))
+                held = held.encode("latin-1")
+            return view(self.data, held, dtype, shape, order)
         if not natural(shape) or not isinstance(held, list) or math.prod(shape) != len(held):
             raise ValueError(f"{str(shape)[:80]} objects are claimed")
         self.spend(8 * len(held))

@@ -150,11 +150,12 @@ class Gifford2022(Study):
         stimuli = self.stimuli[kind]
         if not isinstance(content, dict) or "raw_eeg_data" not in content:
             return StoredRecording(path, subject, session, kind, stimuli)
+        file = self._files.setdefault(path, RawFile(path, stimuli))
         if self.config.recipe == "chain":
-            return RawRecording(RawFile(path, stimuli), subject, session, kind)
+            return RawRecording(file, subject, session, kind)
         place = path.with_name(path.name.replace("test", "training"))
         training = self._files.setdefault(place, RawFile(place, self.stimuli["training"]))
-        return PublishedRecording(RawFile(path, stimuli), subject, session, kind, training)
+        return PublishedRecording(file, subject, session, kind, training)
 
 
 class StoredRecording(EpochedRecording):

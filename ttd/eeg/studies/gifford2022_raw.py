@@ -163,6 +163,7 @@ class PublishedRecording(EpochedRecording):
         return Epoched(list(montage.THINGS_EEG2_63), SFREQ, 0.0, n_times, "whitened", whitened())
 
 
+@functools.lru_cache(maxsize=4)
 def choose(file: RawFile, n: int) -> tuple[np.ndarray, collections.Counter[str]]:
     """At most n presentations of each picture, (sample, code) [P, 2] in the order of time, and why others are left out.
 

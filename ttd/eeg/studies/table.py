@@ -228,7 +228,9 @@ class _TableReader:
         return path
 
     def _check(self, path: Path, column: str, folder: Path) -> str:
-        if not path.is_file() and not path.is_symlink():
+        if path.is_symlink() and not path.is_file():
+            return f"is a link to a file that is not there ({path}); `datalad get` it, or copy the file itself"
+        if not path.is_file():
             names = [str(p.relative_to(folder)) for p in path.parent.glob("*")] if path.parent.is_dir() else []
             near = difflib.get_close_matches(str(path.relative_to(folder)), names, n=1)
             return f"is not there (looked for {path}); " + (f"did you mean {near[0]!r}?" if near else "put it there")
