@@ -71,7 +71,19 @@ def check(config: GenerateConfig) -> Plan:
     if config.candidates > 1:
         missing = "needed to choose among candidates" if config.clip is None else find_missing_model(config.clip)
         plan.problems += [f"clip: {missing}"] if missing else []
+        if not plan.problems:
+            plan.problems += other_clip(config)
     return plan
+
+
+def other_clip(config: GenerateConfig) -> list[str]:
+    """Cosines between the embeddings of two models mean nothing: ``clip`` must be what the EEG was aligned with."""
+    assert config.clip is not None
+    made = config.shards / "targets" / load_aligned(config.finetune / "export").target
+    model = ShardIndex.read(made).facts.source.get("model") if made.is_dir() else None
+    if model in (None, identity(config.clip)):
+        return []
+    return [f"clip={config.clip}: the EEG was aligned with {made}, which another model made; name that one"]
 
 
 def main(config: GenerateConfig) -> None:

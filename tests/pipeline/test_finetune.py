@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ttd.data.splits import SplitManifest, read_ledger
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.writer import ShardWriter
 from ttd.diffusion.lora import LoRAConfig, add_lora
-from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD
+from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD, identity
 from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.experiments.finetune import FinetuneConfig, FromScratch
 from ttd.experiments.generate import GenerateConfig
@@ -62,15 +63,22 @@ def build_shards(root: Path) -> Path:
             meta = {"image_id": f"image-{i}", "concept": f"c{i}", "sha256": sha}
             writer.write(sha, {"image.png": picture(i), "meta.json": meta})
         writer.finish({"study": "Simulated"})
-    for name, shape in (("clip", (6,)), ("vae", (8, 16, 16))):
-        with ShardWriter(root / "targets" / name, kind="target") as writer:
-            for sha in SHAS:
-                writer.write(sha, {"target.npy": rng.standard_normal(shape).astype(np.float32)})
-            writer.finish({"study": "Simulated"})
+    write_targets(root, "clip", (6,), made_by="a CLIP")
+    write_targets(root, "vae", (8, 16, 16), made_by="a VAE")
     SplitManifest(
         study="Simulated", by="given", assignments={p: [f"image-{i}" for i in r] for p, r in PARTS.items()}
     ).write(root)
     return root
+
+
+def write_targets(root: Path, name: str, shape: tuple[int, ...], *, made_by: str) -> None:
+    """Noise under the name of a model's targets."""
+    rng, folder = np.random.default_rng(len(shape)), root / "targets" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    with ShardWriter(folder, kind="target") as writer:
+        for sha in SHAS:
+            writer.write(sha, {"target.npy": rng.standard_normal(shape).astype(np.float32)})
+        writer.finish({"study": "Simulated", "source": {"model": made_by}})
 
 
 def align(folder: Path, **changes) -> Path:
@@ -189,6 +197,11 @@ def test_of_several_candidates_the_one_nearest_the_eegs_embedding_is_kept(place,
     assert finetune(place, "run", "train.max_steps=1") == 0
     assert generate(place, "candidates=4") == 2
     assert "clip: needed to choose among candidates" in capsys.readouterr().err
+
+    write_targets(place / "shards", "clip", (6,), made_by="another model")
+    assert generate(place, "candidates=4", f"clip={place / 'clip'}") == 2
+    assert "targets/clip, which another model made" in capsys.readouterr().err
+    write_targets(place / "shards", "clip", (6,), made_by=identity(str(place / "clip")))
 
     assert generate(place, f"output_dir={place / 'one'}") == 0
     assert generate(place, "candidates=4", f"clip={place / 'clip'}") == 0

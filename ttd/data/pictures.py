@@ -10,50 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from ttd.config import UserError
-
-MAX_PIXELS = 64_000_000
-"""A picture that announces more is refused before it is decoded."""
+from ttd.untrusted.pictures import decode_picture
 
 
 def decode_into(content: bytes, out: np.ndarray) -> None:
     """Fill ``out`` uint8 [S, S, 3] with an encoded jpg or png: shorter side to S (bicubic), centre crop.
 
     Raises:
-        ValueError: not a jpg or png, damaged, or larger than ``MAX_PIXELS``.
+        ValueError: not a jpg or png, damaged, or too large.
     """
-    size = len(out)
-    if content[:3] == b"\xff\xd8\xff":
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
-        _check_pixels(height, width)
-        if height == width == size:
-            simplejpeg.decode_jpeg(content, buffer=out)
-            return
-        picture = Image.fromarray(simplejpeg.decode_jpeg(content))
-    else:
-        try:
-            with Image.open(BytesIO(content), formats=("PNG",)) as file:
-                _check_pixels(file.height, file.width)
-                picture = file.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"not a jpg or png that can be decoded: {error}") from error
+    size, pixels = len(out), decode_picture(content, out)
+    if pixels is out:
+        return
+    picture = Image.fromarray(pixels)
     shorter = min(picture.size)
     if shorter != size:
         width, height = (max(size, round(side * size / shorter)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     out[:] = np.asarray(picture.crop((left, top, left + size, top + size)))
-
-
-def _check_pixels(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels are more than {MAX_PIXELS}")
 
 
 class PictureDecoder:

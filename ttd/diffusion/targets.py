@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ttd.config import UserError
 from ttd.diffusion.sdxl import BaseConfig, find_folder
+from ttd.untrusted.pictures import decode_picture
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -32,37 +32,14 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 METHOD = 1
 """Raised whenever the same images and weights would give other targets."""
 
-MAX_PIXELS = 64_000_000
-"""A picture that announces more is refused before it is decoded."""
-
 
 def decode_image(content: bytes) -> Tensor:
     """RGB uint8 [3, H, W] of an encoded jpg or png.
 
     Raises:
-        ValueError: not a jpg or png, damaged, or larger than ``MAX_PIXELS``.
+        ValueError: not a jpg or png, damaged, or too large.
     """
-    if content[:3] == b"\xff\xd8\xff":
-        import simplejpeg
-
-        height, width, *_ = simplejpeg.decode_jpeg_header(content)
-        _check_pixels(height, width)
-        array = simplejpeg.decode_jpeg(content, colorspace="RGB")
-    else:
-        from PIL import Image
-
-        try:
-            with Image.open(BytesIO(content), formats=("PNG",)) as image:
-                _check_pixels(image.height, image.width)
-                array = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"not a jpg or png that can be decoded: {error}") from error
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-
-
-def _check_pixels(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels are more than {MAX_PIXELS}")
+    return torch.from_numpy(decode_picture(content)).permute(2, 0, 1)
 
 
 def resize_and_crop(image: Tensor, size: int) -> Tensor:
