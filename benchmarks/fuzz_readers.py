@@ -21,12 +21,14 @@ import struct
 import sys
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import mne
 import numpy as np
+import scipy.io
 
 from ttd.config import UserError
 from ttd.data.reader import ShardReader
@@ -159,6 +161,28 @@ def make_fif(folder: Path) -> Path:
     return folder / "a_raw.fif"
 
 
+def eeglab_content() -> tuple[dict[str, object], np.ndarray]:
+    """A recording as EEGLAB saves it, and its samples."""
+    eeg = np.random.default_rng(0).standard_normal((3, 240)).astype(np.float32) * 30
+    places = np.array([(name, "EEG") for name in ("Cz", "Pz", "Oz")], dtype=[("labels", "O"), ("type", "O")])
+    numbers = {"nbchan": 3.0, "pnts": 240.0, "trials": 1.0, "srate": 100.0, "xmin": 0.0, "xmax": 2.39}
+    empty = {name: [] for name in ("event", "icaact", "icawinv", "icasphere", "icaweights", "times")}
+    return {"setname": "a", "chanlocs": places, "chaninfo": {"nosedir": "+X"}, "ref": "common", **numbers, **empty}, eeg
+
+
+def make_set(folder: Path) -> Path:
+    content, eeg = eeglab_content()
+    scipy.io.savemat(folder / "a.set", {"EEG": {**content, "data": eeg}}, appendmat=False)
+    return folder / "a.set"
+
+
+def make_set_and_fdt(folder: Path) -> Path:
+    content, eeg = eeglab_content()
+    eeg.T.tofile(folder / "a.fdt")  # all channels of a sample, then the next sample
+    scipy.io.savemat(folder / "a.set", {"EEG": {**content, "data": "a.fdt"}}, appendmat=False)
+    return folder / "a.set"
+
+
 def read_recording(path: Path) -> Result:
     files.check_signal_file(path)
     raw = read_signal_file(path)
@@ -199,6 +223,8 @@ FORMATS = {
     "edf": Format(make_edf, read_recording),
     "bdf": Format(make_bdf, read_recording),
     "fif": Format(make_fif, read_recording),
+    "eeglab": Format(make_set, read_recording),
+    "eeglab with fdt": Format(make_set_and_fdt, read_recording),
     "brainvision header": Format(make_brainvision, read_recording),
     "index.json": Format(lambda folder: make_shards(folder, "index.json"), read_shards),
     "index.npz": Format(lambda folder: make_shards(folder, "index.npz"), read_shards),
@@ -247,7 +273,7 @@ def run(name: str, cases: int, folder: Path) -> dict[str, list[int]]:
     expected = form.read(path)
     outcomes: dict[str, list[int]] = collections.defaultdict(list)
     for case in range(cases):
-        content = damaged(good, np.random.default_rng([sorted(FORMATS).index(name), case]))
+        content = damaged(good, np.random.default_rng([zlib.crc32(name.encode()), case]))
         path.unlink()  # a mapped file must not change under its readers
         path.write_bytes(content)
         try:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ttd.config import UserError
-from ttd.eeg import channels, edf, fif
+from ttd.eeg import channels, edf, eeglab, fif
 
 SIGNAL_SUFFIXES = (".vhdr", ".edf", ".bdf", ".set", ".fif")
 
@@ -78,6 +78,8 @@ def check_signal_file(path: Path) -> None:
         edf.check(path)
     elif suffix == ".fif":
         fif.check(path)
+    elif suffix == ".set":
+        eeglab.check(path)
     elif suffix not in SIGNAL_SUFFIXES:
         raise UserError(f"{path}: unknown kind of recording {suffix!r}; known: {', '.join(SIGNAL_SUFFIXES)}")
 
