@@ -57,7 +57,8 @@ def _ask(path: Path) -> dict[str, Any] | None:
             _reader = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
-        assert _reader.stdin is not None and _reader.stdout is not None
+        assert _reader.stdin is not None
+        assert _reader.stdout is not None
         _reader.stdin.write(json.dumps(str(path.absolute())) + "\n")
         _reader.stdin.flush()
         answer = _reader.stdout.readline()
