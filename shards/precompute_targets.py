@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
-from ttd.experiments.targets import TargetsConfig
+from ttd.experiments.targets import SIZE_IDS, TargetsConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +71,8 @@ def source_of(config: TargetsConfig, target: str, images: ShardReader) -> dict[s
     source = {"target": target, "images": images.index.fingerprint, "method": METHOD}
     if model in config.models:
         return source | {"model": identity(config.models[model]), "method": vision_targets.METHOD}
-    source["model"] = identity(*parts[target])
-    if target == "vae":
+    source["model"] = identity(*parts[model])
+    if model == "vae":
         source["image_size"] = config.image_size
     if target == "text":
         source["captions"] = fingerprint(captions_of(config, images))
@@ -90,7 +90,7 @@ def encoder(config: TargetsConfig, model: str, targets: list[str], images: Shard
         return lambda rows: {"text": of_captions([captions[i] for i in rows])}
     if model == "vae":
         of_images = VaeTargets(config.base, image_size=config.image_size, device=device)
-        return lambda rows: {"vae": of_images([images.image(i) for i in rows])}
+        return lambda rows: dict(zip(("vae", SIZE_IDS), of_images([images.image(i) for i in rows]), strict=True))
     if model == "clip":
         embed = ClipTargets(config.clip, device=device)
         return lambda rows: {"clip": embed([images.image(i) for i in rows])}

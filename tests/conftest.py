@@ -49,6 +49,15 @@ def _random_base(prediction_type: str = "v_prediction", seed: int = 0) -> Base:
     return Base(unet.requires_grad_(False).eval(), scheduler, dict(vae.config), vae.requires_grad_(False).eval())
 
 
+def _write_base(folder: Path) -> Path:
+    base = _random_base()
+    assert base.vae is not None
+    base.unet.half().save_pretrained(folder / "unet")
+    base.vae.half().save_pretrained(folder / "vae")
+    base.noise_scheduler.save_pretrained(folder / "scheduler")
+    return folder
+
+
 @pytest.fixture
 def random_base() -> Callable[..., Base]:
     """Build random SDXL parts: 32-pixel images, latents [4, 16, 16], context width 16, pooled width 8."""
@@ -58,9 +67,10 @@ def random_base() -> Callable[..., Base]:
 @pytest.fixture
 def base_folder(tmp_path: Path) -> Path:
     """The same as a folder in the format of diffusers, in half precision like the shipped one."""
-    base, folder = _random_base(), tmp_path / "base"
-    assert base.vae is not None
-    base.unet.half().save_pretrained(folder / "unet")
-    base.vae.half().save_pretrained(folder / "vae")
-    base.noise_scheduler.save_pretrained(folder / "scheduler")
-    return folder
+    return _write_base(tmp_path / "base")
+
+
+@pytest.fixture(scope="session")
+def write_base() -> Callable[[Path], Path]:
+    """Write such a folder at a place, for fixtures that several tests share."""
+    return _write_base

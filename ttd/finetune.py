@@ -4,7 +4,8 @@
         --config configs/finetune/sdxl_lora_gifford2022.yaml
 
 Run the same command again to resume. The state with the lowest diffusion loss on the validation part is exported to
-export/: encoder, clip_head, bridge, unet_lora (as diffusers reads it) and a model card.
+export/: encoder, clip_head, bridge, unet_lora (as diffusers reads it), pipeline.json (what ``ttd.EEGToImagePipeline``
+needs to know of EEG and base) and a model card.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from ttd.engine.loop import TrainResult, mean_losses, train
 from ttd.engine.run_folder import check_resumable
 from ttd.engine.tracking import talk
 from ttd.experiments.finetune import FinetuneConfig, FromAlignment
+from ttd.experiments.pipeline import describe_export
+from ttd.experiments.targets import SIZE_IDS
 from ttd.objectives.conditional_diffusion import ConditionalDiffusion
 from ttd.objectives.contrastive import Aligned, Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
 from ttd.seeding import key
@@ -45,7 +48,7 @@ log = logging.getLogger("ttd.finetune")
 
 def targets(config: FinetuneConfig) -> list[str]:
     """What each picture needs beside its EEG."""
-    return ["clip", "vae", *(["text"] if config.objective.text_weight else [])]
+    return ["clip", "vae", SIZE_IDS, *(["text"] if config.objective.text_weight else [])]
 
 
 def check(config: FinetuneConfig) -> Plan:
@@ -70,7 +73,7 @@ def check(config: FinetuneConfig) -> Plan:
     for name in targets(config):
         folder = config.data.shards / "targets" / name
         if not (folder / "index.json").is_file():
-            remedy = f"make them with shards/precompute_targets.py ({name} among its targets)"
+            remedy = f"make them with shards/precompute_targets.py ({name.partition('.')[0]} among its targets)"
             plan.problems.append(f"data.shards: {folder} has no targets; {remedy}")
     for name in ("text_only_steps", "words_share"):
         if getattr(config.objective, name) and not config.objective.text_weight:
@@ -223,11 +226,11 @@ def starting_point(config: FinetuneConfig, index: ShardIndex, bank: torch.Tensor
             encoder.set_noise_covariance(torch.from_numpy(noise_covariance(ShardReader(index))))
     clip_dim = bank.shape[1]
     head = ClipHead(start.clip_head, embed_dim=encoder.embed_dim, n_tokens=encoder.n_tokens, clip_dim=clip_dim)
-    return Aligned(encoder, head, TargetSpace.fit(bank, "centred"), "clip")
+    return Aligned(encoder, head, TargetSpace.fit(bank, "centred"), "clip", "centred")
 
 
 def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: ShardIndex, result: TrainResult) -> None:
-    """Write export/, whole or absent: what ``ttd/generate.py`` reads."""
+    """Write export/, whole or absent: what ``ttd/generate.py`` and ``ttd.EEGToImagePipeline`` read."""
     aside, folder = config.output_dir / ".export", config.output_dir / "export"
     shutil.rmtree(aside, ignore_errors=True)
     conditioner = objective.conditioner
@@ -242,6 +245,10 @@ def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: Shard
     save_bridge(aside / "bridge", conditioner.bridge)
     if config.lora.rank:
         save_lora(objective.unet, aside / "unet_lora")
+    if index.montage is None:
+        describe_export(aside, base=config.base, adapters=bool(config.lora.rank), index=index)
+    else:
+        log.warning("export: no pipeline.json, for several caps have no one set of channel statistics")
     (aside / "README.md").write_text(model_card(config, index, result))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
@@ -265,7 +272,8 @@ Step {result.best_step} of {config.train.max_steps}, selected by: {config.train.
 |---|---|
 {figures}
 
-`encoder/`, `clip_head/` and `bridge/` are read by TTD, `unet_lora/` by `StableDiffusionXLPipeline.load_lora_weights`.
+`ttd.EEGToImagePipeline.from_pretrained(folder)` draws from EEG with all of it (docs/pipeline.md); `unet_lora/` alone is read
+by `StableDiffusionXLPipeline.load_lora_weights`.
 The EEG must have the electrodes, rate and preprocessing of the study; another person's EEG needs training of its own.
 """
 

@@ -20,14 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ttd.bridge.conditioner import EEGConditioner, load_bridge
+from ttd.bridge.conditioner import EEGConditioner
 from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.diffusion.attention import attention_problem, set_attention
-from ttd.diffusion.lora import load_lora
 from ttd.diffusion.sampler import sample
 from ttd.diffusion.sdxl import Base, find_missing, load_base
 from ttd.diffusion.targets import ClipTargets, identity
@@ -39,6 +38,7 @@ from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import talk
 from ttd.experiments.generate import GenerateConfig
 from ttd.objectives.contrastive import Aligned, load_aligned
+from ttd.objectives.finetuned import load_finetuned
 from ttd.seeding import key
 
 log = logging.getLogger("ttd.generate")
@@ -95,7 +95,7 @@ def main(config: GenerateConfig) -> None:
         log.info("the test part is open; it has been opened %d times", opened)
     reader = ShardReader.open(config.shards / config.part, open_test=True)
     base = load_base(config.base, device=accelerator.device, with_vae=True)
-    conditioner = load_finetuned(config.finetune / "export", base).to(accelerator.device)
+    conditioner = load_finetuned(config.finetune / "export", base).conditioner.to(accelerator.device)
     set_attention(base.unet, config.base.attention)
     chooser = None
     if config.candidates > 1:
@@ -158,24 +158,6 @@ def choose_items(config: GenerateConfig, index: ShardIndex) -> list[Item]:
                 }
                 items.append(Item(f"{name}_{control}" if control else name, inputs, inputs))
     return items
-
-
-def load_finetuned(export: Path, base: Base) -> EEGConditioner:
-    """The conditioner of a fine-tuning run; its adapters go onto the base's UNet.
-
-    Raises:
-        UserError: something of the export is missing, or it was trained for a base of other widths.
-    """
-    aligned, bridge = load_aligned(export), load_bridge(export / "bridge")
-    for name in ("context_dim", "pooled_dim"):
-        if bridge.dims[name] != getattr(base, name):
-            raise UserError(
-                f"base.path: its {name} is {getattr(base, name)}, but {export} was trained for {bridge.dims[name]}; "
-                "give the base it was fine-tuned on"
-            )
-    if (export / "unet_lora").is_dir():
-        load_lora(base.unet, export / "unet_lora")
-    return EEGConditioner(aligned.encoder, aligned.head, bridge, freeze=("encoder", "clip_head")).eval()
 
 
 class Chooser:

@@ -63,6 +63,7 @@ def make_batch(n: int = 8) -> dict[str, torch.Tensor]:
     return {
         "eeg": torch.randn(n, 3, 64, generator=g),
         "vae": moments,
+        "vae.size-ids": torch.tensor([[40.0, 50, 0, 2, 16, 16]]).repeat(n, 1),
         "clip": torch.randn(n, 6, generator=g),
         "position": torch.arange(n),
     }
@@ -110,11 +111,12 @@ def test_nothing_is_dropped_in_evaluation(random_base):
     assert (calls[0]["encoder_hidden_states"] != 0).all()
 
 
-def test_size_conditioning_is_the_size_of_the_picture(random_base):
-    module = objective(random_base())
+def test_the_unet_is_told_the_size_and_the_crop_of_each_picture(random_base):
+    module, batch = objective(random_base()), make_batch()
+    batch["vae.size-ids"][3] = torch.tensor([300.0, 200, 4, 0, 16, 16])
     calls = spy(module)
-    module(make_batch())
-    assert calls[0]["added_cond_kwargs"]["time_ids"][0].tolist() == [16, 16, 0, 0, 16, 16]  # latents of 8, VAE factor 2
+    module(batch)
+    assert torch.equal(calls[0]["added_cond_kwargs"]["time_ids"], batch["vae.size-ids"])
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -41,7 +41,7 @@ def picture(i: int) -> bytes:
 SHAS = [hashlib.sha256(picture(i)).hexdigest() for i in range(16)]
 
 
-def build_shards(root: Path) -> Path:
+def build_shards(root: Path, **more) -> Path:
     rng = np.random.default_rng(0)
     patterns = rng.standard_normal((16, len(CHANNELS), N_TIMES))
     for part, images in PARTS.items():
@@ -57,7 +57,7 @@ def build_shards(root: Path) -> Path:
                     writer.write(f"sub-{subject}_{i}", {"eeg.npy": eeg, "meta.json": meta})
             statistics = {"three": {"mean": [0.0] * 3, "std": [14.0] * 3}}
             facts = {"study": "Simulated", "part": part, "sfreq": SFREQ, "tmin": 0.0, "n_times": N_TIMES}
-            writer.finish(facts | {"caps": {"three": CHANNELS}, "statistics": statistics, "simulated": True})
+            writer.finish(facts | {"caps": {"three": CHANNELS}, "statistics": statistics, "simulated": True} | more)
     with ShardWriter(root / "images", kind="image") as writer:
         for i, sha in enumerate(SHAS):
             meta = {"image_id": f"image-{i}", "concept": f"c{i}", "sha256": sha}
@@ -65,6 +65,7 @@ def build_shards(root: Path) -> Path:
         writer.finish({"study": "Simulated"})
     write_targets(root, "clip", (6,), made_by="a CLIP")
     write_targets(root, "vae", (8, 16, 16), made_by="a VAE")
+    write_targets(root, "vae.size-ids", (6,), made_by="a VAE")
     SplitManifest(
         study="Simulated", by="given", assignments={p: [f"image-{i}" for i in r] for p, r in PARTS.items()}
     ).write(root)
@@ -140,7 +141,7 @@ def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
     assert names == {
         "README.md", "encoder/config.json", "encoder/model.safetensors", "clip_head/config.json",
         "clip_head/model.safetensors", "bridge/config.json", "bridge/model.safetensors",
-        "unet_lora/pytorch_lora_weights.safetensors",
+        "unet_lora/pytorch_lora_weights.safetensors", "pipeline.json",
     }  # fmt: skip
     assert "simulation" in (export / "README.md").read_text()
     log = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]

@@ -81,10 +81,10 @@ def test_targets_are_what_the_models_say_and_are_made_once(tmp_path, models, cap
     files = [encoded(0), encoded(1), encoded(2, (32, 32)), encoded(3, format="JPEG"), encoded(4)]
     write_images(tmp_path, files)
     assert run_script(tmp_path, models) == 0
-    clip, vae = (TargetTable.read(tmp_path / "targets" / name) for name in ("clip", "vae"))
-    assert (clip.shape, vae.shape) == ((12,), (8, 16, 16))
+    clip, vae, ids = (TargetTable.read(tmp_path / "targets" / name) for name in ("clip", "vae", "vae.size-ids"))
+    assert (clip.shape, vae.shape, ids.shape) == ((12,), (8, 16, 16), (6,))
     assert ShardIndex.read(tmp_path / "targets" / "vae").facts.simulated
-    assert sorted(p.name for p in (tmp_path / "targets").iterdir()) == ["clip", "vae"]
+    assert sorted(p.name for p in (tmp_path / "targets").iterdir()) == ["clip", "vae", "vae.size-ids"]
 
     pixels = resize_and_crop(decode_image(files[1]), 32)[None]
     sha = hashlib.sha256(files[1]).hexdigest()
@@ -97,11 +97,19 @@ def test_targets_are_what_the_models_say_and_are_made_once(tmp_path, models, cap
     np.testing.assert_allclose(clip.array([sha]), embedding, atol=2e-3)
     np.testing.assert_allclose(vae.array([sha])[0, :4], latents.mean[0], atol=5e-3)
     np.testing.assert_allclose(vae.array([sha])[0, 4:], latents.logvar[0], atol=2e-2)
+    assert ids.array([sha])[0].tolist() == [
+        40,
+        56,
+        0,
+        6,
+        32,
+        32,
+    ]  # 40 x 56 becomes 32 x 44, six columns off either side
 
     capsys.readouterr()
     written = (tmp_path / "targets" / "clip" / "index.json").stat().st_mtime_ns
     assert run_script(tmp_path, models) == 0
-    assert capsys.readouterr().out.count("there already") == 2
+    assert capsys.readouterr().out.count("there already") == 3
     assert (tmp_path / "targets" / "clip" / "index.json").stat().st_mtime_ns == written
     assert run_script(tmp_path, models, "image_size=64") == 0
     assert TargetTable.read(tmp_path / "targets" / "vae").shape == (8, 32, 32)

@@ -128,6 +128,16 @@ class EEGConditioner(nn.Module):
             self.get_submodule(part).eval()
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie; a pipeline of diffusers asks each of its parts."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of its weights."""
+        return next(self.parameters()).dtype
+
     def forward(self, eeg: Tensor) -> Condition:
         """Map EEG [B, C, T], scaled as in training, to its condition."""
         tokens = self.encoder(eeg)  # [B, N, E]

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from ttd.config import UserError
 from ttd.data.index import ShardIndex
@@ -46,6 +48,27 @@ class SubjectNormaliser:
     def apply(self, eeg: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Normalise z-scored EEG [B, C, T] of the subjects ``codes`` [B]."""
         return np.matmul(self.matrices[codes], eeg) - self.means[codes]
+
+    def save(self, path: Path) -> None:
+        """Write matrices and means as safetensors; the names of the subjects are the caller's to keep."""
+        save_file({"matrices": self.matrices, "means": self.means}, path)
+
+    @classmethod
+    def load(cls, path: Path, subjects: list[str], *, n_chans: int, n_times: int) -> SubjectNormaliser:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: the file is missing or damaged, or for other subjects, channels or times.
+        """
+        expected = {"matrices": (len(subjects), n_chans, n_chans), "means": (len(subjects), n_chans, n_times)}
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); export the run again") from error
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        if shapes != expected:
+            raise UserError(f"{path}: holds {shapes}, expected {expected}; export the run again")
+        return cls(subjects, tensors["matrices"], tensors["means"])
 
 
 def fit(reader: ShardReader) -> SubjectNormaliser:

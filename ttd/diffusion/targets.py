@@ -110,7 +110,7 @@ def load_whole(model_class: Any, folder: Path, config: Any) -> torch.nn.Module:
 
 
 class VaeTargets:
-    """Image files to the moments of the VAE's posterior float16 [B, 8, h, w]: mean, then log variance, unscaled."""
+    """Image files to what the UNet is trained on: the moments of the VAE's posterior, and where the picture came from."""
 
     def __init__(self, path: str, *, image_size: int, device: torch.device | str = "cpu"):
         from diffusers import AutoencoderKL
@@ -121,14 +121,27 @@ class VaeTargets:
         self.size = image_size
 
     @torch.no_grad()
-    def __call__(self, files: list[bytes]) -> np.ndarray:
-        """Encode pictures of any size; returns [B, 8, h, w].
+    def __call__(self, files: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode pictures of any size.
+
+        Returns:
+            Moments float16 [B, 8, h, w] (mean, then log variance, unscaled) and size ids float32 [B, 6].
 
         Raises:
             ValueError: a file cannot be decoded.
         """
-        x = torch.stack([resize_and_crop(decode_image(file), self.size) for file in files]).to(self.device)
-        return self.model.encode(x * 2 - 1).latent_dist.parameters.half().cpu().numpy()
+        images = [decode_image(file) for file in files]
+        x = torch.stack([resize_and_crop(image, self.size) for image in images]).to(self.device)
+        ids = np.array([size_ids(image.shape[1], image.shape[2], self.size) for image in images], np.float32)
+        return self.model.encode(x * 2 - 1).latent_dist.parameters.half().cpu().numpy(), ids
+
+
+def size_ids(height: int, width: int, size: int) -> tuple[int, ...]:
+    """SDXL's conditioning on a picture's size and crop: its height and width, the corner that ``resize_and_crop`` cut it at in
+    pixels of the resized picture (top, left), and what is left of it (Podell et al., 2023, sections 2.2 and 2.3)."""
+    shorter = min(height, width)
+    top, left = ((size * side // shorter - size) // 2 for side in (height, width))
+    return height, width, top, left, size, size
 
 
 def find_missing(path: str, part: str = "") -> str | None:

@@ -10,14 +10,16 @@ from pydantic import Field, model_validator
 from ttd.config import Config
 
 OWN = ("clip", "vae", "text")
+SIZE_IDS = "vae.size-ids"
 
 
 class TargetsConfig(Config):
     shards: Path
     """Folder of one study's shards: reads ``images/``, writes one folder of ``targets/`` each."""
     targets: list[str] = Field(default=["clip", "vae"], min_length=1)
-    """``clip``, ``vae``, ``text`` (what the base's text encoders say to the UNet about a caption of the image), and
-    ``<model>.<layer>`` of the vision models below, as dinov2.pooled, dinov2.8, dinov2.8-mean, dinov2.8-tokens."""
+    """``clip``, ``vae`` (with it ``vae.size-ids``: the size and corner that each picture was cut from), ``text`` (what the
+    base's text encoders say to the UNet about a caption of the image), and ``<model>.<layer>`` of the vision models below, as
+    dinov2.pooled, dinov2.8, dinov2.8-mean, dinov2.8-tokens."""
     models: dict[str, str] = Field(default_factory=dict)
     """Vision models by a name of your own: a folder or downloaded repository of CLIP, DINOv2 or SigLIP."""
     captions: Path | None = None
@@ -44,4 +46,5 @@ class TargetsConfig(Config):
     def by_model(self) -> dict[str, list[str]]:
         """The targets that one model gives, by its name."""
         models = dict.fromkeys(target.partition(".")[0] for target in self.targets)
-        return {model: [t for t in self.targets if t.partition(".")[0] == model] for model in models}
+        of_model = {model: [t for t in self.targets if t.partition(".")[0] == model] for model in models}
+        return of_model | ({"vae": ["vae", SIZE_IDS]} if "vae" in models else {})

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ttd import seeding
 from ttd.bridge.conditioner import Condition, EEGConditioner
 from ttd.config import Config
-from ttd.diffusion.sdxl import Base, time_ids
+from ttd.diffusion.sdxl import Base
 from ttd.diffusion.text_targets import split_states
 from ttd.objectives.contrastive import TargetSpace
 
@@ -126,8 +126,8 @@ class ConditionalDiffusion(nn.Module):
             self.unet.enable_gradient_checkpointing()
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of a batch: "eeg" [B, C, T], "vae" moments [B, 8, h, w], "clip" [B, F], "position" [B], and, with
-        ``text_weight``, "text" states [B, L·D + P]. During ``text_only_steps`` there is no "diffusion"."""
+        """Losses of a batch: "eeg" [B, C, T], "vae" moments [B, 8, h, w] and "vae.size-ids" [B, 6], "clip" [B, F],
+        "position" [B], and, with ``text_weight``, "text" states [B, L·D + P]. In ``text_only_steps`` there is no "diffusion"."""
         positions = batch["position"].cpu()
         target = self.space(batch["clip"])  # [B, F], of length 1
         condition = self.conditioner(batch["eeg"])
@@ -139,7 +139,7 @@ class ConditionalDiffusion(nn.Module):
             loss = loss + self.config.text_weight * told["text"]
         if not self.training or int(positions[0]) // self.global_batch_size >= self.config.text_only_steps:
             given = self._dropped(self._worded(condition, batch, positions), positions)
-            told["diffusion"] = self._diffusion_loss(batch["vae"].float(), positions, *given)
+            told["diffusion"] = self._diffusion_loss(batch["vae"].float(), batch["vae.size-ids"], positions, *given)
             loss = loss + told["diffusion"]
         else:  # adapters get zero gradients, so that every engine counts the same steps for them and states are complete
             loss = loss + 0.0 * sum(p.sum() for p in self.unet.parameters() if p.requires_grad)
@@ -176,7 +176,9 @@ class ConditionalDiffusion(nn.Module):
             context, pooled = context * keep[:, None, None], pooled * keep[:, None]
         return context, pooled
 
-    def _diffusion_loss(self, moments: Tensor, positions: Tensor, context: Tensor, pooled: Tensor) -> Tensor:
+    def _diffusion_loss(
+        self, moments: Tensor, size_ids: Tensor, positions: Tensor, context: Tensor, pooled: Tensor
+    ) -> Tensor:
         scheduler = self.base.noise_scheduler
         mean, logvar = moments.chunk(2, dim=1)  # [B, 4, h, w] each
         std = (0.5 * logvar.clamp(-30, 20)).exp()  # bounds of diffusers' DiagonalGaussianDistribution
@@ -190,13 +192,11 @@ class ConditionalDiffusion(nn.Module):
         target = scheduler.get_velocity(latents, noise, t) if v else noise
 
         dtype = self.unet.conv_in.weight.dtype
-        height, width = (side * self.base.vae_factor for side in noisy.shape[-2:])
-        ids = time_ids(len(noisy), height, width).to(noisy.device, dtype)
         predicted = self.unet(
             noisy.to(dtype),
             t,
             encoder_hidden_states=context.to(dtype),
-            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": ids},
+            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": size_ids.to(noisy.device, dtype)},
         ).sample.float()
         error = (predicted - target).square().mean(dim=(1, 2, 3))  # [B]
         return (min_snr_weight(scheduler, t, self.config.min_snr_gamma) * error).mean()

@@ -195,10 +195,17 @@ class Aligned(nn.Module):
     """An exported alignment: EEG → unit vectors beside those of pictures."""
 
     def __init__(
-        self, encoder: Encoder, head: ClipHead, space: TargetSpace, target: str, layers: SubjectLayers | None = None
+        self,
+        encoder: Encoder,
+        head: ClipHead,
+        space: TargetSpace,
+        target: str,
+        target_space: Literal["centred", "half_whitened"],
+        layers: SubjectLayers | None = None,
     ):
         super().__init__()
-        self.encoder, self.head, self.space, self.target, self.layers = encoder, head, space, target, layers
+        self.encoder, self.head, self.space, self.layers = encoder, head, space, layers
+        self.target, self.target_space = target, target_space
 
     def forward(self, eeg: Tensor, place: Tensor | None = None) -> Tensor:
         """Map EEG [B, C, T], scaled by the training statistics, to unit vectors [B, K].
@@ -206,6 +213,16 @@ class Aligned(nn.Module):
         ``place`` [B] are the subjects' layers, from ``layers.places(names)``; without it everyone gets their mean.
         """
         return _embed(eeg, place, self.layers, self.encoder, self.head)
+
+    def as_objective(self) -> Contrastive:
+        """The same parts as what is trained, and what ``save_aligned`` writes."""
+        config = ContrastiveConfig(
+            head=self.head.config,
+            target=self.target,
+            target_space=self.target_space,
+            subject_layers=self.layers is not None,
+        )
+        return Contrastive(config, encoder=self.encoder, head=self.head, space=self.space, layers=self.layers)
 
     def prepare_targets(self, clip: Tensor) -> Tensor:
         """Map CLIP embeddings [M, K] to the unit vectors [M, K] that ``forward`` is to be compared with by cosine."""
@@ -271,7 +288,8 @@ def load_aligned(folder: Path, *, subject_layers: bool = False) -> Aligned:
             "objective.subject_layers=false"
         )
     layers = SubjectLayers(subjects, len(encoder.ch_names)) if subjects else None
-    aligned = Aligned(encoder, head, TargetSpace(torch.zeros(k), torch.eye(k)), facts["target"], layers)
+    space = TargetSpace(torch.zeros(k), torch.eye(k))
+    aligned = Aligned(encoder, head, space, facts["target"], facts["target_space"], layers)
     weights = load_file(folder / "clip_head" / "model.safetensors")
     for name in ("head", "space", *(["layers"] if subjects else [])):
         part = {n.removeprefix(f"{name}."): t for n, t in weights.items() if n.startswith(f"{name}.")}

@@ -1,0 +1,82 @@
+"""``pipeline.json`` of an export: what ``ttd.EEGToImagePipeline`` has to know beside the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ttd.config import Config, UserError, explain, fingerprint, write_json
+from ttd.data.eeg_reader import EEGFacts
+from ttd.data.index import ShardIndex
+from ttd.data.whitening import SubjectNormaliser, normaliser_of
+from ttd.diffusion.sdxl import BaseConfig
+
+FORMAT = 1
+FILE = "pipeline.json"
+NORMALISER = "subjects.safetensors"
+"""The whitening of each subject, where the shards ask for it."""
+
+
+class ExportFacts(Config):
+    """The content of ``pipeline.json``, beside ``format`` and the ``sha256`` of the rest."""
+
+    base: BaseConfig
+    """What the adapters were trained on, as the experiment named it."""
+    adapters: bool
+    """Whether there is a folder unet_lora."""
+    eeg: EEGFacts
+
+
+def write_export_facts(folder: Path, facts: ExportFacts, normaliser: SubjectNormaliser | None) -> None:
+    """Write ``pipeline.json``, and the whitening of each subject where there is one, into ``folder``."""
+    if normaliser is not None:
+        normaliser.save(folder / NORMALISER)
+    content = {"format": FORMAT, **facts.model_dump(mode="json")}
+    write_json(folder / FILE, content | {"sha256": fingerprint(content, 64)})
+
+
+def describe_export(folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex) -> None:
+    """Write the facts of a run that was trained on the shards of ``index``."""
+    normaliser = normaliser_of(index)
+    write_export_facts(
+        folder, ExportFacts(base=base, adapters=adapters, eeg=EEGFacts.of(index, normaliser)), normaliser
+    )
+
+
+def read_export_facts(folder: Path) -> tuple[ExportFacts, SubjectNormaliser | None]:
+    """Read what ``write_export_facts`` wrote.
+
+    Raises:
+        UserError: it is missing, damaged, changed since it was written, or of another format.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{path}: missing; give the export folder of a run of ttd/finetune.py. A run that was exported before there was "
+            "such a file writes it when the same command is run again, without training anew"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+        number, stated = content.pop("format", None), content.pop("sha256", None)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); export the run again") from error
+    if number != FORMAT:
+        raise UserError(
+            f"{path}: format is {number!r}, this code reads {FORMAT}; export the run again with this version"
+        )
+    if fingerprint({"format": number, **content}, 64) != stated:
+        raise UserError(
+            f"{path}: its content differs from its own sha256; export the run again. (To use another base, pass base= "
+            "instead of editing the file)"
+        )
+    try:
+        facts = ExportFacts.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in explain(error, ExportFacts))) from error
+    if not facts.eeg.subjects:
+        return facts, None
+    eeg = facts.eeg
+    sizes = {"n_chans": len(eeg.ch_names), "n_times": eeg.n_times}
+    return facts, SubjectNormaliser.load(folder / NORMALISER, eeg.subjects, **sizes)

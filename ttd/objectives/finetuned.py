@@ -1,0 +1,39 @@
+"""A fine-tuned run as a folder: ``encoder/``, ``clip_head/``, ``bridge/`` and, where it has adapters, ``unet_lora/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ttd.bridge.conditioner import EEGConditioner, load_bridge
+from ttd.config import UserError
+from ttd.diffusion.lora import load_lora
+from ttd.diffusion.sdxl import Base
+from ttd.objectives.contrastive import Aligned, load_aligned
+
+
+class Finetuned(NamedTuple):
+    """What a fine-tuning run trained, adapters aside: those lie on the base's UNet."""
+
+    conditioner: EEGConditioner
+    aligned: Aligned
+    """The alignment it holds; encoder and head are the conditioner's own."""
+
+
+def load_finetuned(export: Path, base: Base) -> Finetuned:
+    """Read an ``export`` folder in evaluation mode; its adapters go onto the base's UNet.
+
+    Raises:
+        UserError: something of the export is missing, or it was trained for a base of other widths.
+    """
+    aligned, bridge = load_aligned(export), load_bridge(export / "bridge")
+    for name in ("context_dim", "pooled_dim"):
+        if bridge.dims[name] != getattr(base, name):
+            raise UserError(
+                f"base.path: its {name} is {getattr(base, name)}, but {export} was trained for {bridge.dims[name]}; "
+                "give the base it was fine-tuned on"
+            )
+    if (export / "unet_lora").is_dir():
+        load_lora(base.unet, export / "unet_lora")
+    conditioner = EEGConditioner(aligned.encoder, aligned.head, bridge, freeze=("encoder", "clip_head")).eval()
+    return Finetuned(conditioner, aligned)
