@@ -28,10 +28,11 @@ from ttd.data.stream import Stream, evaluation_batches, open_reader
 from ttd.data.targets import TargetTable
 from ttd.diffusion.attention import attention_problem, set_attention
 from ttd.diffusion.lora import add_lora, save_lora
-from ttd.diffusion.sdxl import Base, find_folder, find_missing, load_base, weight_files
+from ttd.diffusion.memory import Fitted, count
+from ttd.diffusion.sdxl import Base, find_folder, find_missing, load_base, load_unet_config, weight_files
 from ttd.diffusion.text_targets import split_states
 from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
-from ttd.engine.accelerator import check_launch, make_accelerator
+from ttd.engine.accelerator import check_launch, fixed_micro_batch, make_accelerator, memory_of_rank, world_size
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainResult, mean_losses, train
 from ttd.engine.run_folder import check_resumable
@@ -83,7 +84,32 @@ def check(config: FinetuneConfig) -> Plan:
         size = sum((base / name).stat().st_size for name in weight_files(config.base)) / 1e9
         updates = f"{config.train.max_steps} updates of {config.global_batch_size} samples"
         plan.notes.append(f"base: {base} ({size:.2f} GB of weights, frozen); {updates}")
+        try:
+            plan.notes.append(cut(config).account)
+        except UserError as error:
+            plan.problems.append(str(error))
     return plan
+
+
+def cut(config: FinetuneConfig) -> Fitted:
+    """Samples per pass and gradient checkpointing: given, or chosen so that they fit into the memory of a rank.
+
+    Raises:
+        UserError: not one sample fits.
+    """
+    model = count(
+        load_unet_config(config.base),
+        config.lora,
+        dtype=getattr(torch, config.base.dtype) if torch.cuda.is_available() else torch.float32,
+        size=TargetTable.read(config.data.shards / "targets" / "vae").shape[-1],
+        n_tokens=config.conditioner.resampler.n_queries,
+    )
+    return model.fit(
+        memory_of_rank(),
+        share=max(1, config.global_batch_size // world_size()),
+        micro=fixed_micro_batch(config.micro_batch_size),
+        checkpointing=config.objective.gradient_checkpointing,
+    )
 
 
 def check_start(config: FinetuneConfig, index: ShardIndex) -> list[str]:
@@ -116,12 +142,13 @@ def check_start(config: FinetuneConfig, index: ShardIndex) -> list[str]:
 @guards_data
 def main(config: FinetuneConfig) -> None:
     talk()
+    fitted = cut(config)
     accelerator = make_accelerator(
-        config.engine, global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size
+        config.engine, global_batch_size=config.global_batch_size, micro_batch_size=fitted.micro
     )
     data = config.data.model_copy(update={"targets": targets(config)})
     reader, held_out = open_reader(data, part="train"), open_reader(data, part="validation")
-    objective = build(config, reader.index, device=accelerator.device)
+    objective = build(config, reader.index, device=accelerator.device, checkpointing=fitted.checkpointing)
     stream = Stream(
         reader,
         data,
@@ -151,7 +178,9 @@ def main(config: FinetuneConfig) -> None:
         print(f"{config.output_dir / 'export'}: step {result.best_step}, {result.metrics}")
 
 
-def build(config: FinetuneConfig, index: ShardIndex, *, device: torch.device) -> ConditionalDiffusion:
+def build(
+    config: FinetuneConfig, index: ShardIndex, *, device: torch.device, checkpointing: bool
+) -> ConditionalDiffusion:
     """The module to train: conditioner, UNet with adapters, losses; its counts are asserted and logged."""
     torch.manual_seed(key(config.seed, "finetune start"))
     base: Base = load_base(config.base, device=device)
@@ -172,7 +201,7 @@ def build(config: FinetuneConfig, index: ShardIndex, *, device: torch.device) ->
     counts = conditioner.count_trainable() | {"unet_lora": n_lora}
     log.info("trainable: %s; attention: %s", ", ".join(f"{name} {n:,}" for name, n in counts.items()), live)
     objective = ConditionalDiffusion(
-        config.objective,
+        config.objective.model_copy(update={"gradient_checkpointing": checkpointing}),
         conditioner=conditioner,
         base=base,
         space=aligned.space,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -187,6 +188,17 @@ def test_without_adapters_the_export_has_none_and_generation_works(place):
     assert finetune(place, "run", "lora.rank=0", "train.max_steps=1") == 0
     assert not (place / "run" / "export" / "unet_lora").exists()
     assert generate(place, "controls=[]", "subjects=['01']") == 0
+
+
+def test_memory_decides_what_is_not_given_and_what_does_not_fit_is_refused(place, monkeypatch, capsys):
+    assert finetune(place, "run", "train.max_steps=1", "--dry-run") == 0
+    assert re.search(
+        r"memory per rank, counted: .* 4 samples per pass × .*; gradient checkpointing off", capsys.readouterr().err
+    )
+    monkeypatch.setattr(ttd.finetune, "memory_of_rank", lambda: 1 << 30)
+    assert finetune(place, "run", "train.max_steps=1") == 2
+    assert "4 samples per pass need about 4.0 GiB, this rank has 1.0" in capsys.readouterr().err
+    assert finetune(place, "run", "train.max_steps=1", "objective.gradient_checkpointing=true") == 0
 
 
 def test_of_several_candidates_the_one_nearest_the_eegs_embedding_is_kept(place, capsys):

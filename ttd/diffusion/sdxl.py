@@ -140,6 +140,20 @@ def find_missing(config: BaseConfig) -> str | None:
     return f"base.path: {what}; download it with: hf download {config.path} {' '.join(files)}{revision}"
 
 
+def load_unet_config(config: BaseConfig) -> dict[str, Any]:
+    """The UNet's configuration, without its weights.
+
+    Raises:
+        UserError: the base is not here.
+    """
+    from diffusers import UNet2DConditionModel
+
+    missing = find_missing(config)
+    if missing:
+        raise UserError(missing)
+    return dict(UNet2DConditionModel.load_config(find_folder(config), subfolder="unet"))
+
+
 def load_base(config: BaseConfig, *, device: torch.device | str = "cpu", with_vae: bool = False) -> Base:
     """Load the frozen base onto ``device``; the VAE (float32) only where pictures are decoded.
 

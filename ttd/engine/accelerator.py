@@ -81,12 +81,25 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def micro_batch(global_batch_size: int, micro_batch_size: int | None, world: int) -> int:
-    """Samples per rank and forward pass: as asked, else as fixed in DeepSpeed's file, else a rank's whole share."""
+def memory_of_rank() -> int:
+    """Bytes that one rank of this launch may fill: its GPU, or its part of the node's memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0"))).total_memory
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
+
+
+def fixed_micro_batch(micro_batch_size: int | None) -> int | None:
+    """Samples per rank and forward pass as asked, else as fixed in DeepSpeed's file; None where neither says."""
     if micro_batch_size is None and asked_for_deepspeed():
         fixed = deepspeed_json().get("train_micro_batch_size_per_gpu", "auto")
         micro_batch_size = None if fixed == "auto" else int(fixed)
-    return micro_batch_size if micro_batch_size is not None else max(1, global_batch_size // world)
+    return micro_batch_size
+
+
+def micro_batch(global_batch_size: int, micro_batch_size: int | None, world: int) -> int:
+    """Samples per rank and forward pass: as asked, else as fixed in DeepSpeed's file, else a rank's whole share."""
+    return fixed_micro_batch(micro_batch_size) or max(1, global_batch_size // world)
 
 
 def check_launch(config: EngineConfig, global_batch_size: int, micro_batch_size: int | None = None) -> list[str]:

@@ -49,7 +49,7 @@ class FinetuneConfig(Config):
     global_batch_size: int = Field(default=32, ge=1)
     """Samples per update, over all ranks and micro-batches."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Samples per forward pass of one rank; all of a rank's share when not given."""
+    """Samples per forward pass of one rank; when not given, as many of its share as its memory holds."""
     base: BaseConfig = BaseConfig()
     lora: LoRAConfig = LoRAConfig()
     conditioner: ConditionerConfig = ConditionerConfig()

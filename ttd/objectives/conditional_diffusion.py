@@ -52,8 +52,9 @@ class ConditionalDiffusionConfig(Config):
     words_share: float = Field(default=0.0, ge=0, le=1)
     """Share of training samples whose UNet is given those words instead of the EEG's condition: the adapters learn the look of
     the study without unlearning what a condition means, which uncertain conditions would teach them."""
-    gradient_checkpointing: bool = False
-    """Recompute the UNet's activations in the backward pass: a third more time, a fraction of the memory."""
+    gradient_checkpointing: bool | None = None
+    """Recompute the UNet's activations in the backward pass: a third more time, a fraction of the memory. Null: where memory
+    would not hold them (``ttd.diffusion.memory``)."""
 
 
 def min_snr_weight(scheduler: DDPMScheduler, t: Tensor, gamma: float | None) -> Tensor:
