@@ -96,6 +96,17 @@ def test_a_signal_to_one_rank_stops_both_and_the_resumed_run_is_the_same_bit_for
         assert all(torch.equal(resumed[key], straight[key]) for key in resumed)
 
 
+def test_a_state_that_rank_0_cannot_write_is_the_same_error_on_both_ranks(tmp_path):
+    launch("ddp", tmp_path, "micro_batch_size=2", "full_after=1")  # the state after step 4; the ranks meet at step 8
+    errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    assert errors[0] == errors[1]
+    assert "step-0000004: not saved: " in errors[0]
+    assert "File too large" in errors[0]
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert (outcome["status"], outcome["message"]) == (2, errors[0])
+    assert not [*tmp_path.glob("*step-*")]
+
+
 def test_a_state_of_two_zero2_ranks_goes_on_in_one_process(runs, tmp_path):
     """The checkpoint belongs to no engine: the last four steps again, from ZeRO-2's state, without a launcher."""
     shutil.copytree(runs["zero2"], tmp_path, dirs_exist_ok=True)

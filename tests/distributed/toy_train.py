@@ -1,17 +1,19 @@
 """A small module trained by the engine on keyed samples, for tests that start several processes.
 
-It notes which sample positions each rank saw, and can be asked to send itself a signal.
+It notes which sample positions each rank saw and which error it met, and can be asked to send itself a signal or to let
+no file of rank 0 grow, as on a full disk.
 """
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ttd.config import Config, run
+from ttd.config import Config, UserError, run
 from ttd.engine.accelerator import EngineConfig, check_launch, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainConfig, train
@@ -26,6 +28,8 @@ class ToyConfig(Config):
     micro_batch_size: int | None = None
     stop_after: int | None = None
     """Rank 1 (or the only one) sends itself SIGUSR1 after this many forward passes."""
+    full_after: int | None = None
+    """No file of rank 0 grows beyond 3 kB after this many forward passes."""
     train: TrainConfig = TrainConfig(max_steps=8, log_every=1, checkpoint_every=4)
     optim: OptimConfig = OptimConfig(lr=1e-2, warmup_steps=3)
     engine: EngineConfig = EngineConfig(compare_ranks_every=2)
@@ -36,19 +40,21 @@ class ToyObjective(nn.Module):
 
     running: torch.Tensor
 
-    def __init__(self, seed: int, stop_after: int | None):
+    def __init__(self, seed: int, stop_after: int | None, full_after: int | None):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.frozen = nn.Linear(16, 16).requires_grad_(False)
             self.body = nn.Sequential(nn.Linear(16, 33), nn.GELU(), nn.Linear(33, 4))
         self.register_buffer("running", torch.zeros(4))
-        self.stop_after, self.calls = stop_after, 0
+        self.stop_after, self.full_after, self.calls = stop_after, full_after, 0
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self.calls += 1
         if self.calls == self.stop_after and os.environ.get("RANK", "1") == "1":
             os.kill(os.getpid(), signal.SIGUSR1)
+        if self.calls == self.full_after and os.environ.get("RANK", "0") == "0":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         x = self.body(self.frozen(batch["eeg"]))
         loss = (x - batch["eeg"][:, :4] * 2).square().mean()
         with torch.no_grad():
@@ -80,18 +86,22 @@ def main(config: ToyConfig) -> None:
     rank, world = accelerator.process_index, accelerator.num_processes
     config.output_dir.mkdir(parents=True, exist_ok=True)
     stream = ToyStream(config, rank, world, accelerator.ttd.micro, config.output_dir / f"seen-{rank}.jsonl")
-    objective = ToyObjective(config.seed, config.stop_after)
-    result = train(
-        accelerator,
-        objective,
-        config.optim,
-        stream,
-        config.train,
-        config.output_dir,
-        resolved=config.model_copy(update={"stop_after": None}),
-        seed=config.seed,
-        fingerprint="toy",
-    )
+    objective = ToyObjective(config.seed, config.stop_after, config.full_after)
+    try:
+        result = train(
+            accelerator,
+            objective,
+            config.optim,
+            stream,
+            config.train,
+            config.output_dir,
+            resolved=config.model_copy(update={"stop_after": None, "full_after": None}),
+            seed=config.seed,
+            fingerprint="toy",
+        )
+    except UserError as error:
+        (config.output_dir / f"error-{rank}.txt").write_text(str(error))
+        raise
     load_weights(step_folder(config.output_dir, result.best_step), objective)
     if accelerator.is_main_process:
         kind = accelerator.distributed_type.value

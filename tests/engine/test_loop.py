@@ -14,6 +14,7 @@ from ttd.engine.accelerator import EngineConfig, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainConfig, train
 from ttd.engine.schedules import OptimConfig
+from ttd.engine.state_files import _state_json
 from ttd.engine.tracking import read_log
 from ttd.seeding import randn
 
@@ -180,8 +181,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 def test_a_state_of_another_schema_is_refused(tmp_path):
     go(tmp_path, max_steps=1)
     path = tmp_path / "step-0000001/state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
-    with pytest.raises(UserError, match="checkpoint schema 0, this version reads 1"):
+    content = json.loads(path.read_text()) | {"schema": 9}
+    content.pop("sha256")
+    path.write_bytes(_state_json(content))
+    with pytest.raises(UserError, match="checkpoint schema 9, this version reads 2"):
         go(tmp_path, max_steps=2)
 
 

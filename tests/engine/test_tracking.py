@@ -1,4 +1,5 @@
 import json
+import time
 
 import torch
 
@@ -66,6 +67,9 @@ def test_wandb_is_kept_offline_in_the_run_folder_without_arguments_or_secrets(tm
     with Tracker(tmp_path, TrackingConfig(wandb=True), Experiment()) as tracker:
         tracker.log("train", step=1, loss=1.5)
     (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 20  # wandb's service, a process of its own, may write after finish() has returned
+    while b"train/loss" not in kept.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     content = b"".join(p.read_bytes() for p in (tmp_path / "wandb").rglob("*") if p.is_file())
     assert b"train/loss" in kept.read_bytes()
     assert b"canary-in-argv" not in content

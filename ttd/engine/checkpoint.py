@@ -1,55 +1,29 @@
-"""Checkpoints that belong to no engine: the same files under one process, DDP and DeepSpeed ZeRO.
+"""Checkpoints that belong to no engine: the same state under one process, DDP and DeepSpeed ZeRO.
 
-``step-0004000/`` holds ``weights.safetensors`` (trainable parameters and persistent buffers by name),
-``moments.safetensors`` (``exp_avg.<name>``, ``exp_avg_sq.<name>``, ``step.<name>``) and ``state.json`` (progress and
-hashes). It is complete or absent: written aside, hashed, fsynced, renamed; and verified before it is loaded.
+Whole float32 tensors by parameter name are gathered on every rank and put back on every rank; what a state consists of
+on disk is said in ``state_files``, when it is written in ``writing``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ttd.config import UserError
+from ttd.engine.state_files import Snapshot, TrainState, damage, step_folder, step_folders
+from ttd.engine.writing import StateWriter
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass
-class TrainState:
-    """Where a run stands; all a resumed run needs besides weights and moments."""
-
-    step: int = 0
-    samples_seen: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    best_step: int | None = None
-    best_value: float | None = None
-    best_metrics: dict[str, float] = field(default_factory=dict)
-
-
-def step_folder(output_dir: Path, step: int) -> Path:
-    """The folder of the state after ``step`` updates."""
-    return output_dir / f"step-{step:07d}"
-
-
-def step_folders(output_dir: Path) -> list[Path]:
-    """All states of a run, oldest first, verified or not."""
-    return sorted(p for p in output_dir.glob("step-[0-9]*") if p.is_dir())
 
 
 # What of a module is saved
@@ -87,18 +61,19 @@ def _link_moments(zero: Any) -> None:
         zero._lazy_init_hp_params_optimizer_state()
 
 
-def _collect(
-    accelerator: Accelerator, module: nn.Module, optimizer: Any
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights and moments as whole float32 tensors; every rank must call it, only rank 0 keeps them."""
-    weights: dict[str, Tensor] = {}
-    moments: dict[str, Tensor] = {}
-    zero = _zero_optimizer(accelerator, optimizer)
-    keep = accelerator.is_main_process
+def _collect(accelerator: Accelerator, module: nn.Module, optimizer: Any, *, into: Snapshot) -> Snapshot:
+    """Weights and moments as whole float32 tensors; every rank must call it, only rank 0 keeps them.
 
-    def put(into: dict[str, Tensor], name: str, value: Tensor) -> None:
-        if keep:
-            into[name] = value.detach().to("cpu", copy=True).contiguous()
+    The copy is complete on return, also from a GPU: the next update may change the weights.
+    """
+    snapshot = Snapshot()
+    zero = _zero_optimizer(accelerator, optimizer)
+
+    def put(part: str, name: str, value: Tensor) -> None:
+        if accelerator.is_main_process:
+            memory = getattr(into, part).get(name)
+            copy = value.detach().to("cpu", copy=True).contiguous() if memory is None else memory.copy_(value.detach())
+            getattr(snapshot, part)[name] = copy
 
     if zero is not None:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -106,20 +81,20 @@ def _collect(
         steps = [s["step"] for s in zero.optimizer.state.values() if "step" in s]
         _link_moments(zero)
         for name, parameter in trainable(module).items():
-            put(weights, name, safe_get_full_fp32_param(parameter))
+            put("weights", name, safe_get_full_fp32_param(parameter))
             for key in MOMENTS if steps else ():
-                put(moments, f"{key}.{name}", safe_get_full_optimizer_state(parameter, key))
+                put("moments", f"{key}.{name}", safe_get_full_optimizer_state(parameter, key))
             if steps:
-                put(moments, f"step.{name}", torch.as_tensor(max(float(s) for s in steps)))
+                put("moments", f"step.{name}", torch.as_tensor(max(float(s) for s in steps)))
     else:
         for name, parameter in trainable(module).items():
-            put(weights, name, parameter)
+            put("weights", name, parameter)
             for key, value in optimizer.optimizer.state.get(parameter, {}).items():
-                put(moments, f"{key}.{name}", torch.as_tensor(value))
+                put("moments", f"{key}.{name}", torch.as_tensor(value))
     share_buffers(accelerator, module)
     for name, value in persistent_buffers(module).items():
-        put(weights, name, value)
-    return weights, moments
+        put("weights", name, value)
+    return snapshot
 
 
 def _share_of_rank(accelerator: Accelerator, parameter: Any, value: Tensor) -> Tensor:
@@ -170,45 +145,7 @@ def _restore_moments(accelerator: Accelerator, module: nn.Module, optimizer: Any
                 safe_set_full_optimizer_state(parameter, value, key)
 
 
-# Writing
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(folder: Path, weights: dict[str, Tensor], moments: dict[str, Tensor], content: dict) -> None:
-    damaged = [name for name, value in {**weights, **moments}.items() if not torch.isfinite(value).all()]
-    if damaged:
-        raise ValueError(f"not finite: {', '.join(damaged[:5])}")
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        files = {}
-        for name, tensors in (("weights.safetensors", weights), ("moments.safetensors", moments)):
-            save_file(tensors, aside / name)
-            _fsync(aside / name)
-            files[name] = {"sha256": _sha256(aside / name), "bytes": (aside / name).stat().st_size}
-        (aside / "state.json").write_text(json.dumps({**content, "files": files}, indent=1) + "\n")
-        _fsync(aside / "state.json")
-        _fsync(aside)
-        if folder.exists():  # a damaged state of the same step, already passed over
-            shutil.rmtree(folder)
-        aside.rename(folder)
-        _fsync(folder.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+# Saving
 
 
 def save_checkpoint(
@@ -217,72 +154,25 @@ def save_checkpoint(
     module: nn.Module,
     optimizer: Any,
     state: TrainState,
+    writer: StateWriter,
     *,
     fingerprint: str,
-) -> Path:
-    """Write ``step-XXXXXXX/`` and remove all older states but the last two and the best. Every rank must call it.
+) -> None:
+    """Copy the state into memory and let ``writer`` make ``step-XXXXXXX/`` of it. Every rank must call it.
 
     ``module`` is the unwrapped one, ``optimizer`` the prepared one, ``fingerprint`` that of the data stream.
 
     Raises:
-        UserError: on every rank, when it cannot be written or a weight is not finite; older states are untouched.
+        UserError: on every rank, when the state before this one could not be written.
     """
-    weights, moments = _collect(accelerator, module, optimizer)
-    folder = step_folder(output_dir, state.step)
-    failed, reason = torch.zeros(1, device=accelerator.device), "rank 0 could not write it"
-    if accelerator.is_main_process:
-        content = {
-            "schema": SCHEMA,
-            **asdict(state),
-            "fingerprint": fingerprint,
-            "buffers": [*persistent_buffers(module)],
-        }
-        try:
-            _write(folder, weights, moments, content)
-        except (OSError, ValueError) as error:
-            failed += 1
-            reason = str(error)
-    if accelerator.reduce(failed, "sum").item():
-        raise UserError(f"{folder}: not saved: {reason}; earlier states are untouched")
-    if accelerator.is_main_process:
-        keep = {*step_folders(output_dir)[-2:], step_folder(output_dir, state.best_step or state.step)}
-        for old in step_folders(output_dir):
-            if old not in keep:
-                shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-    return folder
+    writer.wait()  # its memory is used again
+    facts = {**asdict(state), "fingerprint": fingerprint, "buffers": [*persistent_buffers(module)]}
+    writer.snapshot = _collect(accelerator, module, optimizer, into=writer.snapshot)
+    writer.snapshot.facts = facts
+    writer.start(step_folder(output_dir, state.step))
 
 
-# Reading
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a state, or None: every file is there, whole, and hashes to what was written."""
-    try:
-        content = json.loads((folder / "state.json").read_text())
-        if content["schema"] != SCHEMA:
-            return None  # intact, but of another version: refused by read_state, not passed over
-        for name, facts in content["files"].items():
-            if (folder / name).stat().st_size != facts["bytes"] or _sha256(folder / name) != facts["sha256"]:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError) as error:
-        return f"unreadable ({error})"
-    return None
-
-
-def read_state(folder: Path) -> tuple[TrainState, str]:
-    """Progress and data fingerprint of a state.
-
-    Raises:
-        UserError: it was written with another schema.
-    """
-    content = json.loads((folder / "state.json").read_text())
-    if content["schema"] != SCHEMA:
-        raise UserError(
-            f"{folder}: written with checkpoint schema {content['schema']}, this version reads {SCHEMA}; finish the "
-            "run with the version that wrote it, then start from its export/"
-        )
-    return TrainState(**{key: content[key] for key in TrainState.__dataclass_fields__}), content["fingerprint"]
+# Loading
 
 
 def newest_checkpoint(output_dir: Path, accelerator: Accelerator | None = None) -> Path | None:

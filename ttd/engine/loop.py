@@ -23,10 +23,8 @@ from torch import Tensor, nn
 from ttd.config import Config, StoppedError, UserError
 from ttd.engine.accelerator import TTDAccelerator
 from ttd.engine.checkpoint import (
-    TrainState,
     load_checkpoint,
     newest_checkpoint,
-    read_state,
     save_checkpoint,
     share_buffers,
     trainable,
@@ -34,8 +32,10 @@ from ttd.engine.checkpoint import (
 )
 from ttd.engine.run_folder import open_run_folder
 from ttd.engine.schedules import OptimConfig, lr_at, make_optimizer
+from ttd.engine.state_files import TrainState, read_state
 from ttd.engine.stopping import Agreement, StopRequest
 from ttd.engine.tracking import Meter, Tracker, TrackingConfig, progress, talk
+from ttd.engine.writing import StateWriter
 from ttd.seeding import key
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def train(
     ``load_weights(step_folder(output_dir, result.best_step), objective)``.
 
     Raises:
-        UserError: another experiment or other data in ``output_dir``, no intact state, a loss that is not finite.
+        UserError: another experiment or other data in ``output_dir``, no intact state, a loss that is not finite, a state
+            that cannot be written.
         StoppedError: a signal or the stop file, after saving.
     """
     talk()
@@ -110,7 +111,11 @@ def train(
     log.info("%s; %d trainable weights", accelerator.ttd, sum(getattr(p, "ds_numel", p.numel()) for p in weights))
 
     meter, batches = Meter(), stream.batches(state.samples_seen)
-    with StopRequest() as stop, Tracker(output_dir, config.tracking, resolved) as tracker:
+    with (
+        StopRequest() as stop,
+        Tracker(output_dir, config.tracking, resolved) as tracker,
+        StateWriter(accelerator) as writer,
+    ):
         agreement = Agreement(accelerator, stop)
         tracker.log("resumed" if state.step else "started", step=state.step, **facts)
         since = time.monotonic(), state.samples_seen
@@ -163,8 +168,9 @@ def train(
 
             # Checkpoint.
             if save or stopping:
-                save_checkpoint(output_dir, accelerator, module, optimizer, state, fingerprint=fingerprint)
+                save_checkpoint(output_dir, accelerator, module, optimizer, state, writer, fingerprint=fingerprint)
             if stopping and not last:  # a signal, agreed between ranks
+                writer.wait()
                 tracker.log("stopped", step=state.step)
                 raise StoppedError(f"stopped at step {state.step} of {config.max_steps}; the same command resumes")
 
