@@ -175,7 +175,7 @@ def main(steps: int) -> None:
         )
         for name, peer, goal in (("a bare loop", bare, 1.03), ("diffusers' example", example, 1.05)):
             compare(
-                f"P7 step of {B} samples, ours against {name}", lambda: ours(root, steps, []),
+                f"P7 (per step of {B} samples, not per sample), ours against {name}", lambda: ours(root, steps, []),
                 lambda peer=peer: peer(root, steps, []), goal=f"peer / ours >= {1 / goal:.3f} (ours <= {goal} x)",
             )  # fmt: skip
     sys.exit(not equal)

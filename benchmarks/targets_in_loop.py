@@ -71,7 +71,7 @@ def main(steps: int) -> None:
             return steps
 
         compare(
-            f"step of {B} samples with targets made beforehand, against VAE and CLIP in the loop",
+            f"(per step of {B} samples, not per sample) with targets made beforehand, against VAE and CLIP in the loop",
             lambda: run(made_beforehand, in_loop=False),
             lambda: run(with_pictures, in_loop=True),
             goal="printed",
