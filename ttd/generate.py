@@ -2,8 +2,9 @@
 
     accelerate launch ttd/generate.py --config configs/generate/demo.yaml
 
-Writes items/<item>/picture.png, the pictures that were shown into shown/, and manifest.jsonl, one line per item. Run
-the same command again to resume; pictures made with other weights or settings are made again.
+Writes items/<item>/picture.png, the pictures that were shown into shown/, sheet.png with some of both side by side, and
+manifest.jsonl, one line per item. Run the same command again to resume; pictures made with other weights or settings are
+made again.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ttd.objectives.contrastive import Aligned, load_aligned
 from ttd.objectives.finetuned import load_finetuned
 from ttd.seeding import key
 
+SHEET_ROWS, SHEET_PAIRS = 8, 6
 log = logging.getLogger("ttd.generate")
 
 
@@ -123,7 +125,7 @@ def main(config: GenerateConfig) -> None:
     )
     if accelerator.is_main_process:
         write_manifest(config, read_items(folder, result.done))
-        print(f"{config.output_dir / 'manifest.jsonl'}: {len(result.done)} pictures")
+        print(f"{config.output_dir / 'manifest.jsonl'}: {len(result.done)} pictures; {config.output_dir / 'sheet.png'}")
     if result.failed:
         raise FailedItemsError(result.summary())
 
@@ -230,6 +232,19 @@ def describe(config: GenerateConfig, item: Item, index: ShardIndex) -> dict[str,
     }
 
 
+def draw_sheet(folder: Path, records: list[dict[str, Any]]) -> None:
+    """``sheet.png``: pictures of all subjects, each to the right of what was shown; controls are left out."""
+    own = [record for record in records if record["control"] is None]
+    pairs = own[:: -(-len(own) // (SHEET_ROWS * SHEET_PAIRS))]
+    pictures = [Image.open(folder / record[name]) for record in pairs for name in ("shown_path", "path")]
+    size = pictures[1].size  # of what is drawn
+    columns = 2 * min(SHEET_PAIRS, len(pairs))
+    sheet = Image.new("RGB", (columns * size[0], -(-len(pictures) // columns) * size[1]), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture.convert("RGB").resize(size), (i % columns * size[0], i // columns * size[1]))
+    sheet.save(folder / "sheet.png")
+
+
 def write_manifest(config: GenerateConfig, records: list[dict[str, Any]]) -> None:
     """Copy the shown pictures and write one line per item; the manifest appears when everything else is there."""
     shown = ShardReader.open(config.shards / "images")
@@ -239,6 +254,7 @@ def write_manifest(config: GenerateConfig, records: list[dict[str, Any]]) -> Non
         suffix = "png" if content.startswith(b"\x89PNG") else "jpg"
         record["shown_path"] = f"shown/{record['image_sha256'][:16]}.{suffix}"
         (config.output_dir / record["shown_path"]).write_bytes(content)
+    draw_sheet(config.output_dir, records)
     aside = config.output_dir / ".manifest.jsonl"
     aside.write_text("".join(json.dumps(record) + "\n" for record in records))
     aside.replace(config.output_dir / "manifest.jsonl")

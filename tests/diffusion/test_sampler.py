@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ttd.diffusion.sampler import SamplerConfig, make_sampler, sample
+from ttd.diffusion.sampler import KINDS, SamplerConfig, make_sampler, sample
 
 
 def conditions(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -12,7 +12,7 @@ def conditions(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_25_karras_steps_fall_from_the_last_level_to_no_noise(random_base):
-    scheduler = make_sampler(random_base(), 25)
+    scheduler = make_sampler(random_base(), SamplerConfig(steps=25))
     assert len(scheduler.timesteps) == 25
     assert scheduler.timesteps[0] >= 990
     assert (scheduler.sigmas.diff() < 0).all()
@@ -47,7 +47,8 @@ def test_without_a_condition_guidance_changes_nothing(random_base):
     assert torch.allclose(one, five, atol=1e-5)
 
 
-def test_a_perfect_predictor_is_followed_to_its_picture(random_base):
+@pytest.mark.parametrize("name", KINDS)
+def test_a_perfect_predictor_is_followed_to_its_picture(random_base, name):
     """If the model always knows the clean latents, sampling must end there, for v and for ε alike."""
     for prediction_type in ("v_prediction", "epsilon"):
         base = random_base(prediction_type)
@@ -63,7 +64,7 @@ def test_a_perfect_predictor_is_followed_to_its_picture(random_base):
             return output
 
         base.unet.register_forward_hook(know, with_kwargs=True)
-        image = sample(base, *conditions(1), seeds=[0], config=SamplerConfig(steps=25, guidance=1))
+        image = sample(base, *conditions(1), seeds=[0], config=SamplerConfig(name=name, steps=25, guidance=1))
         expected = (base.vae.decode(base.unscale(clean)).sample / 2 + 0.5).clamp(0, 1)
         assert (image - expected).abs().mean() < 0.02
 

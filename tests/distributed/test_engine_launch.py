@@ -107,6 +107,24 @@ def test_a_state_that_rank_0_cannot_write_is_the_same_error_on_both_ranks(tmp_pa
     assert not [*tmp_path.glob("*step-*")]
 
 
+@pytest.mark.parametrize(
+    ("config", "what", "words"),
+    [
+        ("ddp", "gradient", "the gradient (of finite losses) is not finite"),
+        # Pass 11 is the first of step 6: rank 1 has every second of the samples 40 to 47, two at a time.
+        ("zero2", "loss", "the loss of the samples at positions [41, 43] is not finite"),
+    ],
+)
+def test_what_is_not_finite_on_one_rank_stops_both_at_that_step(tmp_path, config, what, words):
+    launch(config, tmp_path, "micro_batch_size=2", f"infinite=[{what}, 11]")
+    errors = [(tmp_path / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    assert errors[0] == errors[1]
+    assert errors[0].startswith(f"step 6: {words}; all ranks stopped")
+    assert [p.name for p in tmp_path.glob("*step-*")] == ["step-0000004"]
+    state = load_file(tmp_path / "step-0000004" / "weights.safetensors")
+    assert all(value.isfinite().all() for value in state.values())
+
+
 def test_a_state_of_two_zero2_ranks_goes_on_in_one_process(runs, tmp_path):
     """The checkpoint belongs to no engine: the last four steps again, from ZeRO-2's state, without a launcher."""
     shutil.copytree(runs["zero2"], tmp_path, dirs_exist_ok=True)

@@ -1,7 +1,7 @@
 """A small module trained by the engine on keyed samples, for tests that start several processes.
 
-It notes which sample positions each rank saw and which error it met, and can be asked to send itself a signal or to let
-no file of rank 0 grow, as on a full disk.
+It notes which sample positions each rank saw and which error it met, and can be asked to send itself a signal, to let no
+file of rank 0 grow, as on a full disk, or to make the loss or a gradient of one rank infinite.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -30,6 +31,8 @@ class ToyConfig(Config):
     """Rank 1 (or the only one) sends itself SIGUSR1 after this many forward passes."""
     full_after: int | None = None
     """No file of rank 0 grows beyond 3 kB after this many forward passes."""
+    infinite: tuple[Literal["loss", "gradient"], int] | None = None
+    """What is infinite on rank 1 alone, and in which forward pass."""
     train: TrainConfig = TrainConfig(max_steps=8, log_every=1, checkpoint_every=4)
     optim: OptimConfig = OptimConfig(lr=1e-2, warmup_steps=3)
     engine: EngineConfig = EngineConfig(compare_ranks_every=2)
@@ -40,14 +43,15 @@ class ToyObjective(nn.Module):
 
     running: torch.Tensor
 
-    def __init__(self, seed: int, stop_after: int | None, full_after: int | None):
+    def __init__(self, config: ToyConfig):
         super().__init__()
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(config.seed)
             self.frozen = nn.Linear(16, 16).requires_grad_(False)
             self.body = nn.Sequential(nn.Linear(16, 33), nn.GELU(), nn.Linear(33, 4))
         self.register_buffer("running", torch.zeros(4))
-        self.stop_after, self.full_after, self.calls = stop_after, full_after, 0
+        self.stop_after, self.full_after, self.calls = config.stop_after, config.full_after, 0
+        self.infinite, self.spoils = config.infinite or ("nothing", 0), os.environ.get("RANK") == "1"
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self.calls += 1
@@ -56,7 +60,11 @@ class ToyObjective(nn.Module):
         if self.calls == self.full_after and os.environ.get("RANK", "0") == "0":
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         x = self.body(self.frozen(batch["eeg"]))
+        if self.spoils and self.infinite == ("gradient", self.calls):
+            x.register_hook(lambda gradient: gradient * torch.inf)
         loss = (x - batch["eeg"][:, :4] * 2).square().mean()
+        if self.spoils and self.infinite == ("loss", self.calls):
+            loss = loss * torch.inf
         with torch.no_grad():
             self.running.lerp_(x.mean(0), 0.1)
         return {"loss": loss, "double": 2 * loss.detach()}
@@ -86,7 +94,7 @@ def main(config: ToyConfig) -> None:
     rank, world = accelerator.process_index, accelerator.num_processes
     config.output_dir.mkdir(parents=True, exist_ok=True)
     stream = ToyStream(config, rank, world, accelerator.ttd.micro, config.output_dir / f"seen-{rank}.jsonl")
-    objective = ToyObjective(config.seed, config.stop_after, config.full_after)
+    objective = ToyObjective(config)
     try:
         result = train(
             accelerator,
@@ -95,7 +103,7 @@ def main(config: ToyConfig) -> None:
             stream,
             config.train,
             config.output_dir,
-            resolved=config.model_copy(update={"stop_after": None, "full_after": None}),
+            resolved=config.model_copy(update={"stop_after": None, "full_after": None, "infinite": None}),
             seed=config.seed,
             fingerprint="toy",
         )

@@ -162,6 +162,12 @@ def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
         assert Image.open(place / "pictures" / item["path"]).size == (32, 32)
         shown = (place / "pictures" / item["shown_path"]).read_bytes()
         assert hashlib.sha256(shown).hexdigest() == item["image_sha256"]
+    sheet = np.array(Image.open(place / "pictures" / "sheet.png"))
+    assert sheet.shape == (32, 12 * 32, 3)  # six pairs in a row
+    for i, item in enumerate(own):
+        for side, name in enumerate(("shown_path", "path")):
+            picture = np.array(Image.open(place / "pictures" / item[name]))
+            assert np.array_equal(sheet[:, (2 * i + side) * 32 : (2 * i + side + 1) * 32], picture)
     assert [entry["who"] for entry in read_ledger(place / "shards")] == ["generate"]
 
     before = hashes(place / "pictures")

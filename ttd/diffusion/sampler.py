@@ -1,6 +1,8 @@
-"""From a condition to pictures: DPM++ 2M with Karras sigmas and classifier-free guidance.
+"""From a condition to pictures: a scheduler of diffusers and classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598).
 
-Lu et al., 2022, arXiv:2211.01095; Karras et al., 2022, arXiv:2206.00364; Ho & Salimans, 2022, arXiv:2207.12598. The
+DPM++ 2M with Karras sigmas (Lu et al., 2022, arXiv:2211.01095; Karras et al., 2022, arXiv:2206.00364) unless another is named:
+DDIM (Song et al., 2021, arXiv:2010.02502), PLMS (Liu et al., 2022, arXiv:2202.09778), Euler (Karras et al.) or UniPC (Zhao et
+al., 2023, arXiv:2302.04867). All of them are deterministic: the only randomness of a picture is its first noise. The
 unconditional side is what condition dropout trains: context and pooled condition all zero. The first noise of a picture
 belongs to its own seed, so a picture does not depend on which others share its batch.
 
@@ -10,8 +12,10 @@ Shapes: B batch, Q conditioning tokens, D and P widths of context and pooled con
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ttd.config import Config
@@ -19,25 +23,36 @@ from ttd.diffusion.sdxl import Base, time_ids
 
 
 class SamplerConfig(Config):
-    steps: int = 25
-    """Evaluations of the UNet per picture (twice as many with guidance)."""
+    name: Literal["dpmpp_2m_karras", "ddim", "plms", "euler", "unipc"] = "dpmpp_2m_karras"
+    """Scheduler, with the base's own noise levels and prediction type."""
+    steps: int = Field(default=25, ge=1)
+    """Evaluations of the UNet per picture (one more with plms, twice as many with guidance)."""
     guidance: float = 3.0
     """Classifier-free guidance; 1 is none and costs half."""
 
 
-def make_sampler(base: Base, steps: int):
-    """A DPM++ 2M Karras scheduler with the base's own noise levels and prediction type, set to ``steps``."""
-    from diffusers import DPMSolverMultistepScheduler
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dpmpp_2m_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""Class in diffusers, and what differs from the base's own scheduler, as Stable Diffusion's configurations have it."""
 
-    scheduler = DPMSolverMultistepScheduler.from_config(
-        base.noise_scheduler.config,
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-        use_karras_sigmas=True,
-        timestep_spacing="leading",
-        steps_offset=1,
+
+def make_sampler(base: Base, config: SamplerConfig) -> Any:
+    """The named scheduler with the base's own noise levels and prediction type, set to ``config.steps``."""
+    import diffusers
+
+    kind, options = KINDS[config.name]
+    scheduler = getattr(diffusers, kind).from_config(
+        base.noise_scheduler.config, timestep_spacing="leading", steps_offset=1, **options
     )
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(config.steps)
     return scheduler
 
 
@@ -65,7 +80,7 @@ def sample(
     if len(seeds) != len(context):
         raise ValueError(f"{len(context)} conditions need as many seeds, got {len(seeds)}")
     assert base.vae is not None, "sampling needs the base's VAE: load_base(..., with_vae=True)"
-    unet, scheduler = base.unet, make_sampler(base, config.steps)
+    unet, scheduler = base.unet, make_sampler(base, config)
     device, dtype = unet.device, unet.conv_in.weight.dtype
     size = latent_size or base.latent_size
     shape = (unet.config.in_channels, size, size)
