@@ -21,12 +21,13 @@ DEADLINE_S = 240
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(2 * DEADLINE_S)]
 
 
-def launch(config: str, output_dir: Path, *overrides: str) -> str:
-    """Run the toy on two ranks through ``launch/<config>.yaml``; returns what it printed."""
+def launch(config: str | Path, output_dir: Path, *overrides: str, ranks: int = 2) -> str:
+    """Run the toy on ranks through ``launch/<config>.yaml``, or another file; returns what it printed."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "TTD_"))}
     environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file"]
-    command += [f"launch/{config}.yaml", "--num_processes", "2", "--main_process_port", "0"]
+    command += [str(config) if isinstance(config, Path) else f"launch/{config}.yaml"]
+    command += ["--num_processes", str(ranks), "--main_process_port", "0"]
     command += [TOY, f"output_dir={output_dir}", *overrides]
     process = subprocess.Popen(
         command,
@@ -133,6 +134,36 @@ def test_a_state_of_two_zero2_ranks_goes_on_in_one_process(runs, tmp_path):
     command = [sys.executable, TOY, f"output_dir={tmp_path}"]
     subprocess.run(command, cwd=ROOT, env=environment, timeout=DEADLINE_S, check=True)
     assert losses(tmp_path) == pytest.approx(losses(runs["zero2"]), rel=0, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_without_accumulation_all_engines_have_equal_losses_and_zero1_and_zero2_equal_bits(tmp_path):
+    """With accumulation ZeRO-2 sums over ranks first and over micro-batches then, DDP the other way round."""
+    stage_1 = (ROOT / "launch/deepspeed/zero2.json").read_text().replace('"stage": 2', '"stage": 1')
+    (tmp_path / "zero1.json").write_text(stage_1)
+    launcher = (ROOT / "launch/zero2.yaml").read_text().replace("launch/deepspeed/zero2.json", f"{tmp_path}/zero1.json")
+    (tmp_path / "zero1.yaml").write_text(launcher)
+    states = {}
+    for name, config in (("ddp", "ddp"), ("zero1", tmp_path / "zero1.yaml"), ("zero2", "zero2")):
+        assert '"world": 2' in launch(config, tmp_path / name)
+        files = (tmp_path / name / "step-0000008" / f"{file}.safetensors" for file in ("weights", "moments"))
+        states[name] = {key: value for file in files for key, value in load_file(file).items()}
+    assert losses(tmp_path / "ddp") == losses(tmp_path / "zero1") == losses(tmp_path / "zero2")
+    trained = {f"body.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+    moments = {f"{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq", "step") for name in trained}
+    assert set(states["ddp"]) == trained | moments | {"running"}  # nothing of the frozen layer
+    for key, value in states["ddp"].items():
+        assert torch.equal(states["zero1"][key], states["zero2"][key])
+        assert torch.allclose(states["zero2"][key], value, rtol=0, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "ranks"), [("ddp", 2), ("ddp", 4), ("zero2", 4)])
+def test_a_state_of_two_zero2_ranks_goes_on_under_another_engine_or_on_more_ranks(runs, tmp_path, config, ranks):
+    shutil.copytree(runs["zero2"], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "step-0000008")
+    assert f'"world": {ranks}' in launch(config, tmp_path, "micro_batch_size=2", ranks=ranks)
+    assert losses(tmp_path) == pytest.approx(losses(runs["zero2"]), rel=0, abs=1e-6)
 
 
 @pytest.mark.slow
