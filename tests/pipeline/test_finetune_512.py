@@ -113,7 +113,8 @@ def test_twenty_steps_at_512_pixels_on_165_photographs(tmp_path, real_data, monk
     seen, forward = [], UNet2DConditionModel.forward
 
     def watched(self, noisy, *args, **kwargs):
-        seen.append((tuple(noisy.shape[1:]), kwargs["added_cond_kwargs"]["time_ids"].clone(), self.training))
+        if noisy.device.type == "cpu":  # not the pass that counts memory
+            seen.append((tuple(noisy.shape[1:]), kwargs["added_cond_kwargs"]["time_ids"].clone()))
         return forward(self, noisy, *args, **kwargs)
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", watched)
@@ -129,8 +130,8 @@ def test_twenty_steps_at_512_pixels_on_165_photographs(tmp_path, real_data, monk
             ],
         )  # fmt: skip
     assert end.value.code == 0
-    assert {shape for shape, *_ in seen} == {(4, 64, 64)}
-    told = torch.cat([own for _, own, _ in seen]).unique(dim=0).tolist()
+    assert {shape for shape, _ in seen} == {(4, 64, 64)}
+    told = torch.cat([own for _, own in seen]).unique(dim=0).tolist()
     assert told == [[225, 300, 0, 85, 512, 512], [300, 300, 0, 0, 512, 512]]
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [line["diffusion"] for line in lines if line["event"] == "train"]

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttd.config import UserError
 from ttd.diffusion.lora import LoRAConfig, add_lora
@@ -113,7 +113,8 @@ def count(config: dict[str, Any], lora: LoRAConfig, *, dtype: torch.dtype, size:
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config).to(dtype)
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
+    nn.Module.to(unet, dtype)  # diffusers' own way warns of modules that it would keep in float32, of which there are none
     n_lora = add_lora(unet, lora)
     frozen = sum(p.numel() * p.element_size() for p in unet.parameters() if not p.requires_grad)
     per_sample, largest = saved(unet.train(), size=size, n_tokens=n_tokens)
