@@ -28,7 +28,7 @@ from ttd.data.stream import Stream, evaluation_batches, open_reader
 from ttd.data.targets import TargetTable
 from ttd.diffusion.attention import attention_problem, set_attention
 from ttd.diffusion.lora import add_lora, save_lora
-from ttd.diffusion.memory import Fitted, count
+from ttd.diffusion.memory import BESIDE, Fitted, count
 from ttd.diffusion.sdxl import Base, find_folder, find_missing, load_base, load_unet_config, weight_files
 from ttd.diffusion.text_targets import split_states
 from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
@@ -97,10 +97,12 @@ def cut(config: FinetuneConfig) -> Fitted:
     Raises:
         UserError: not one sample fits.
     """
+    gpu = torch.cuda.is_available()
     model = count(
         load_unet_config(config.base),
         config.lora,
-        dtype=getattr(torch, config.base.dtype) if torch.cuda.is_available() else torch.float32,
+        dtype=getattr(torch, config.base.dtype) if gpu else torch.float32,
+        beside=BESIDE if gpu else 0,
         size=TargetTable.read(config.data.shards / "targets" / "vae").shape[-1],
         n_tokens=config.conditioner.resampler.n_queries,
     )
@@ -129,6 +131,9 @@ def check_start(config: FinetuneConfig, index: ShardIndex) -> list[str]:
             f"{where}: the encoder was trained at {facts['sfreq']:g} Hz, the shards are at {index.sfreq:g} Hz"
         )
     if isinstance(start, FromAlignment):
+        target = json.loads((source / "export" / "clip_head" / "config.json").read_text())["target"]
+        if target != "clip":
+            problems.append(f"{where}: was aligned with the target {target}, fine-tuning compares with clip")
         if facts["n_times"] != index.n_times:
             problems.append(f"{where}: the encoder reads {facts['n_times']} samples, the shards hold {index.n_times}")
         if facts["ch_names"] != index.ch_names:

@@ -97,13 +97,13 @@ def main(config: GenerateConfig) -> None:
         log.info("the test part is open; it has been opened %d times", opened)
     reader = ShardReader.open(config.shards / config.part, open_test=True)
     base = load_base(config.base, device=accelerator.device, with_vae=True)
-    conditioner = load_finetuned(config.finetune / "export", base).conditioner.to(accelerator.device)
+    conditioner, aligned = load_finetuned(config.finetune / "export", base)
+    conditioner.to(accelerator.device)
     set_attention(base.unet, config.base.attention)
     chooser = None
     if config.candidates > 1:
         assert config.clip is not None, "check() refuses candidates without a CLIP"
-        aligned = load_aligned(config.finetune / "export").to(accelerator.device)
-        chooser = Chooser(config.clip, aligned, device=accelerator.device)
+        chooser = Chooser(config.clip, aligned.to(accelerator.device), device=accelerator.device)
 
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
         images = draw(config, items, reader, conditioner, base, chooser)
@@ -235,6 +235,8 @@ def describe(config: GenerateConfig, item: Item, index: ShardIndex) -> dict[str,
 def draw_sheet(folder: Path, records: list[dict[str, Any]]) -> None:
     """``sheet.png``: pictures of all subjects, each to the right of what was shown; controls are left out."""
     own = [record for record in records if record["control"] is None]
+    if not own:
+        return
     pairs = own[:: -(-len(own) // (SHEET_ROWS * SHEET_PAIRS))]
     pictures = [Image.open(folder / record[name]) for record in pairs for name in ("shown_path", "path")]
     size = pictures[1].size  # of what is drawn

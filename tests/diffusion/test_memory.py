@@ -32,6 +32,7 @@ def test_a_real_pass_keeps_as_much_as_was_counted(random_base):
 def model(**changes) -> StepMemory:
     """SDXL at 512 pixels, in round numbers."""
     sizes = {"weights": 5 * GIB, "trained": GIB // 2, "per_sample": 2 * GIB, "per_sample_checkpointed": GIB // 4}
+    sizes |= {"beside": 4 * GIB}
     return StepMemory(**sizes | changes)
 
 

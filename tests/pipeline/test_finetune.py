@@ -201,10 +201,24 @@ def test_memory_decides_what_is_not_given_and_what_does_not_fit_is_refused(place
     assert re.search(
         r"memory per rank, counted: .* 4 samples per pass × .*; gradient checkpointing off", capsys.readouterr().err
     )
-    monkeypatch.setattr(ttd.finetune, "memory_of_rank", lambda: 1 << 30)
+    monkeypatch.setattr(ttd.finetune, "memory_of_rank", lambda: 1 << 20)
     assert finetune(place, "run", "train.max_steps=1") == 2
-    assert "4 samples per pass need about 4.0 GiB, this rank has 1.0" in capsys.readouterr().err
+    refusal = r"4 samples per pass need about 0\.0[0-9]+ GiB, this rank has 0\.00098; take a smaller base"
+    assert re.search(refusal, capsys.readouterr().err)
     assert finetune(place, "run", "train.max_steps=1", "objective.gradient_checkpointing=true") == 0
+
+
+def test_an_alignment_with_another_target_is_refused(place, capsys):
+    path = place / "align" / "export" / "clip_head" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"target": "dinov2.8-mean"}))
+    assert finetune(place, "run") == 2
+    assert "start.run: was aligned with the target dinov2.8-mean" in capsys.readouterr().err
+
+
+def test_without_one_picture_of_its_own_there_is_no_sheet(tmp_path):
+    ttd.generate.draw_sheet(tmp_path, [])
+    ttd.generate.draw_sheet(tmp_path, [{"control": "shuffled"}])
+    assert not any(tmp_path.iterdir())
 
 
 def test_of_several_candidates_the_one_nearest_the_eegs_embedding_is_kept(place, capsys):

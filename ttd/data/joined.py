@@ -104,8 +104,8 @@ def _table(numbered: Mapping[int, ShardIndex]) -> dict[str, np.ndarray]:
         "key_ends": np.cumsum([len(key) for key in keys]),
         "n_repetitions": np.concatenate([part.n_repetitions for part in parts]),
     }
-    starts = np.cumsum([0, *(len(part.facts.shards) for part in parts)])
-    table["shard"] = np.concatenate([part.shard + start for part, start in zip(parts, starts, strict=False)])
+    starts = np.cumsum([0, *(len(part.facts.shards) for part in parts[:-1])])
+    table["shard"] = np.concatenate([part.shard + start for part, start in zip(parts, starts, strict=True)])
     for name in ("offset", "size", "xxh3"):
         rows = []
         for part in parts:

@@ -27,7 +27,7 @@ GIB = 2**30
 TRAINED_BYTES = 16
 """Per trainable weight: itself, its gradient and AdamW's two moments, float32 each."""
 BESIDE = 4 * GIB
-"""CUDA's context, cuDNN's workspaces, batch, encoder, and a bridge of SDXL's widths (1.7 GiB): an allowance, not a count."""
+"""On a GPU: its context, cuDNN's workspaces, batch, frozen encoder, and a bridge of SDXL's widths (1.7 GiB); not counted."""
 SLACK = 1.1
 """Activations come and go in blocks that do not fit together without gaps: an allowance as well."""
 ENOUGH = 4
@@ -56,11 +56,13 @@ class StepMemory:
     """Activations kept for the backward pass."""
     per_sample_checkpointed: int
     """The same with gradient checkpointing, and the largest block made again."""
+    beside: int = 0
+    """Allowance for all else."""
 
     def needed(self, micro: int, *, checkpointing: bool) -> int:
         """Bytes with ``micro`` samples per pass."""
         each = self.per_sample_checkpointed if checkpointing else self.per_sample
-        return int(self.weights + self.trained + BESIDE + SLACK * micro * each)
+        return int(self.weights + self.trained + self.beside + SLACK * micro * each)
 
     def choose(
         self, available: int, share: int, *, micro: int | None = None, checkpointing: bool | None = None
@@ -90,8 +92,8 @@ class StepMemory:
         if chosen is None and (micro is None or checkpointing is None):
             least = self.needed(micro or 1, checkpointing=checkpointing is not False)
             raise UserError(
-                f"micro_batch_size: {micro or 1} samples per pass need about {least / GIB:.1f} GiB, this rank has "
-                f"{available / GIB:.1f}; take a smaller base or picture, or try all the same with micro_batch_size=1 and "
+                f"micro_batch_size: {micro or 1} samples per pass need about {least / GIB:.2g} GiB, this rank has "
+                f"{available / GIB:.2g}; take a smaller base or picture, or try all the same with micro_batch_size=1 and "
                 "objective.gradient_checkpointing=true"
             )
         micro, checkpointing = chosen or (micro or 1, bool(checkpointing))
@@ -105,7 +107,9 @@ class StepMemory:
         return Fitted(micro, checkpointing, account)
 
 
-def count(config: dict[str, Any], lora: LoRAConfig, *, dtype: torch.dtype, size: int, n_tokens: int) -> StepMemory:
+def count(
+    config: dict[str, Any], lora: LoRAConfig, *, dtype: torch.dtype, size: int, n_tokens: int, beside: int = 0
+) -> StepMemory:
     """The memory of a UNet of this configuration with adapters, on latents [B, 4, size, size] and ``n_tokens`` of context.
 
     Trainable weights outside the UNet are not in it.
@@ -122,7 +126,7 @@ def count(config: dict[str, Any], lora: LoRAConfig, *, dtype: torch.dtype, size:
     per_sample, largest = saved(unet.train(), size=size, n_tokens=n_tokens)
     unet.enable_gradient_checkpointing()
     checkpointed, _ = saved(unet, size=size, n_tokens=n_tokens)
-    return StepMemory(frozen, TRAINED_BYTES * n_lora, per_sample, checkpointed + largest)
+    return StepMemory(frozen, TRAINED_BYTES * n_lora, per_sample, checkpointed + largest, beside)
 
 
 def saved(unet: UNet2DConditionModel, *, size: int, n_tokens: int) -> tuple[int, int]:
@@ -166,17 +170,13 @@ def saved(unet: UNet2DConditionModel, *, size: int, n_tokens: int) -> tuple[int,
 
 
 class _Fused(torch.autograd.Function):
-    """Keeps what fused attention keeps; its values are never read."""
+    """Keeps what fused attention keeps; its values are never read, and nothing is differentiated."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = torch.zeros_like(query)
         ctx.save_for_backward(query, key, value, out, query.new_zeros(query.shape[:-1], dtype=torch.float32))
         return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise NotImplementedError("this stands in for attention while memory is counted; nothing is differentiated")
 
 
 @contextmanager

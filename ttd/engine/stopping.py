@@ -1,7 +1,8 @@
 """What all ranks must agree on after each step: whether to stop, and whether everything was finite.
 
 A signal (SIGTERM, SIGUSR1, Ctrl-C) or the file named by ``TTD_STOP_FILE`` only sets a flag; one all-reduce of two numbers per
-step makes every rank see it at the same step, because a rank that stops alone hangs the others. A second Ctrl-C ends at once.
+step makes every rank see it at the same step, because a rank that stops alone hangs the others. A second Ctrl-C ends without
+another state; one that is being written is finished.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class StopRequest:
     def _handle(self, number: int, frame: Any) -> None:
         if self.interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signalled, self.interrupted = True, number == signal.SIGINT
+        self.signalled, self.interrupted = True, self.interrupted or number == signal.SIGINT
 
     @property
     def requested(self) -> bool:

@@ -45,11 +45,11 @@ class FinetuneConfig(Config):
     start: Annotated[FromAlignment | FromScratch, Field(discriminator="name")]
     """Where encoder and CLIP head come from."""
     data: DataConfig
-    """Paired shards with the targets clip and vae; ``data.targets`` need not name them."""
+    """Paired shards with the targets clip, vae, vae.size-ids and, for words, text; ``data.targets`` need not name them."""
     global_batch_size: int = Field(default=32, ge=1)
     """Samples per update, over all ranks and micro-batches."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Samples per forward pass of one rank; when not given, as many of its share as its memory holds."""
+    """Samples per forward pass of one rank; when not given, as its memory allows (``ttd.diffusion.memory``)."""
     base: BaseConfig = BaseConfig()
     lora: LoRAConfig = LoRAConfig()
     conditioner: ConditionerConfig = ConditionerConfig()

@@ -16,7 +16,7 @@ from ttd.engine.items import ItemsConfig
 
 class GenerateConfig(Config):
     output_dir: Path
-    """Receives items/, shown/ and manifest.jsonl."""
+    """Receives items/, shown/, sheet.png and manifest.jsonl."""
     seed: int = 0
     """Of the first noise of each picture, of the choice of items and of the shuffled control."""
     finetune: Path
