@@ -186,9 +186,11 @@ def test_the_full_protocol_asks_for_what_it_says(monkeypatch):
     assert ttd.sweep.check(protocol).problems == []
     counts = {name: sum(fit.setting == name for fit in protocol.fits()) for name in protocol.settings}
     assert counts == {
-        "plain ridge": 0, "half-whitened ridge": 0, "nice": 21, "inceptsad original": 1, "inceptsad default": 21,
-        "inceptsad default and ridge": 3, "inceptsad default, pretrained": 21,
+        "plain ridge": 0, "half-whitened ridge": 0, "nice": 21, "nice and ridge": 3, "inceptsad original": 1,
+        "inceptsad default": 21, "inceptsad default without ridge": 3, "inceptsad default, pretrained": 21,
     }  # fmt: skip
+    beside = {fit.setting for fit in protocol.fits() if fit.steps["align"]["objective"]["linear_ms"]}
+    assert beside == {"nice and ridge", "inceptsad default", "inceptsad default, pretrained"}
     steps = next(fit for fit in protocol.fits() if fit.setting == "inceptsad original").steps["align"]
     assert (steps["encoder"]["embed_dim"], steps["encoder"]["depth"], steps["train"]["max_steps"]) == (128, 2, 1000)
 
