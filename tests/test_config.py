@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from ttd.config import Config, Plan, UserError, describe_fields, run
+from ttd.config import Config, Plan, UserError, describe_fields, load_config, run
 
 ROOT = Path(__file__).parents[1]
 ENTRY = """
@@ -41,10 +41,28 @@ class Far(Config):
     light_years: float
 
 
+class Rates(Config):
+    lr: float = 1.0
+    decay: float = 0.0
+    near: Near = Near()
+
+
+class Study(Config):
+    output_dir: Path
+    rates: Rates = Rates(decay=0.5, near=Near(metres=3.0))
+
+
 class Toy(Config):
     output_dir: Path
     places: list[Annotated[Near | Far, Field(discriminator="name")]] = Field(default_factory=list)
     bad: bool = False
+
+
+def test_a_section_given_in_part_keeps_the_rest_of_its_default_here_and_not_of_its_class():
+    study = load_config(Study, [], ["output_dir=run", "rates.lr=2"])
+    assert study.rates == Rates(lr=2.0, decay=0.5, near=Near(metres=3.0))
+    assert load_config(Study, [], ["output_dir=run", "rates.near.metres=null"]).rates.near.metres is None
+    assert Study(output_dir=Path("run"), rates=Rates()).rates.decay == 0.0
 
 
 def work(config: Toy) -> None:

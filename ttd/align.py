@@ -44,7 +44,9 @@ log = logging.getLogger("ttd.align")
 def check(config: AlignConfig) -> Plan:
     """Shards, targets and the pretrained encoder must be there and belong together; accumulation is refused."""
     plan = Plan(problems=check_resumable(config.output_dir, config))
-    launch = check_launch(config.engine, config.global_batch_size, config.micro_batch_size)
+    launch = check_launch(
+        config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
+    )
     plan.problems += launch
     world = world_size()
     at_once = 0 if launch else micro_batch(config.global_batch_size, config.micro_batch_size, world) * world

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ttd.explain import describe_fields as describe_fields
 from ttd.explain import explain as explain
@@ -40,6 +40,19 @@ class Config(BaseModel):
     """Base of every configuration: unknown keys are errors, a docstring below a field documents it, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_over_defaults(cls, tree: Any) -> Any:
+        """A section that is given in part keeps the rest of its default here, which may differ from its class's."""
+        if not isinstance(tree, dict):
+            return tree
+        defaults = {
+            name: field.default.model_dump(exclude_unset=True)
+            for name, field in cls.model_fields.items()
+            if isinstance(tree.get(name), dict) and type(field.default) is field.annotation
+        }
+        return tree | {name: merge(default, tree[name]) for name, default in defaults.items()}
 
     @classmethod
     def further_mistakes(cls, tree: dict) -> list[str]:

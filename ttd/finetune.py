@@ -26,10 +26,18 @@ from ttd.data.quarantine import guards_data
 from ttd.data.reader import ShardReader
 from ttd.data.stream import Stream, evaluation_batches, open_reader
 from ttd.data.targets import TargetTable
-from ttd.diffusion.attention import attention_problem, set_attention
+from ttd.diffusion.attention import attention_problem, compile_blocks, compiler_problem, set_attention
 from ttd.diffusion.lora import add_lora, save_lora
 from ttd.diffusion.memory import BESIDE, Fitted, count
-from ttd.diffusion.sdxl import Base, find_folder, find_missing, load_base, load_unet_config, weight_files
+from ttd.diffusion.sdxl import (
+    Base,
+    find_folder,
+    find_missing,
+    load_base,
+    load_unet_config,
+    measured_hashes,
+    weight_files,
+)
 from ttd.diffusion.text_targets import split_states
 from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
 from ttd.engine.accelerator import check_launch, fixed_micro_batch, make_accelerator, memory_of_rank, world_size
@@ -55,10 +63,12 @@ def targets(config: FinetuneConfig) -> list[str]:
 def check(config: FinetuneConfig) -> Plan:
     """Shards, targets, encoder and base must be there and belong together; says what the work will read."""
     plan = Plan(problems=check_resumable(config.output_dir, config))
-    plan.problems += check_launch(config.engine, config.global_batch_size, config.micro_batch_size)
-    plan.problems += [
-        problem for problem in (find_missing(config.base), attention_problem(config.base.attention)) if problem
-    ]
+    plan.problems += check_launch(
+        config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
+    )
+    base = config.base
+    wrong = (find_missing(base), attention_problem(base.attention), compiler_problem(base.compile))
+    plan.problems += [problem for problem in wrong if problem]
     if not config.data.shards.is_dir():
         plan.problems.append(f"data.shards: no folder {config.data.shards}; build it with shards/build_paired.py")
         return plan
@@ -79,11 +89,11 @@ def check(config: FinetuneConfig) -> Plan:
     for name in ("text_only_steps", "words_share"):
         if getattr(config.objective, name) and not config.objective.text_weight:
             plan.problems.append(f"objective.{name}: needs the base's words; give objective.text_weight")
-    base = None if plan.problems else find_folder(config.base)
-    if base is not None:
-        size = sum((base / name).stat().st_size for name in weight_files(config.base)) / 1e9
+    place = None if plan.problems else find_folder(base)
+    if place is not None:
+        size = sum((place / name).stat().st_size for name in weight_files(base)) / 1e9
         updates = f"{config.train.max_steps} updates of {config.global_batch_size} samples"
-        plan.notes.append(f"base: {base} ({size:.2f} GB of weights, frozen); {updates}")
+        plan.notes.append(f"base: {place} ({size:.2f} GB of weights, frozen); {updates}")
         try:
             plan.notes.append(cut(config).account)
         except UserError as error:
@@ -191,6 +201,8 @@ def build(
     base: Base = load_base(config.base, device=device)
     n_lora = add_lora(base.unet, config.lora)
     live = set_attention(base.unet, config.base.attention)
+    if config.base.compile:
+        live += f", {compile_blocks(base.unet)} blocks compiled at their first use"
     table = TargetTable.read(config.data.shards / "targets" / "clip")
     seen = np.unique(index.column("image_sha256"))
     bank = torch.from_numpy(table.array(seen))  # [K, F]
@@ -280,7 +292,8 @@ def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: Shard
     if config.lora.rank:
         save_lora(objective.unet, aside / "unet_lora")
     if index.montage is None:
-        describe_export(aside, base=config.base, adapters=bool(config.lora.rank), index=index)
+        base = config.base.model_copy(update={"sha256": measured_hashes(config.base)})
+        describe_export(aside, base=base, adapters=bool(config.lora.rank), index=index)
     else:
         log.warning("export: no pipeline.json, for several caps have no one set of channel statistics")
     (aside / "README.md").write_text(model_card(config, index, result))

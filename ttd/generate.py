@@ -27,9 +27,9 @@ from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
 from ttd.data.stream import DataConfig, evaluation_batches
-from ttd.diffusion.attention import attention_problem, set_attention
+from ttd.diffusion.attention import attention_problem, compile_blocks, compiler_problem, set_attention
 from ttd.diffusion.sampler import sample
-from ttd.diffusion.sdxl import Base, find_missing, load_base
+from ttd.diffusion.sdxl import Base, find_missing, load_base, measured_hashes
 from ttd.diffusion.targets import ClipTargets, identity
 from ttd.diffusion.targets import find_missing as find_missing_model
 from ttd.encoders import read_encoder_facts
@@ -38,6 +38,7 @@ from ttd.engine.items import Item, read_items, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import talk
 from ttd.experiments.generate import GenerateConfig
+from ttd.experiments.pipeline import FILE, read_export_facts
 from ttd.objectives.contrastive import Aligned, load_aligned
 from ttd.objectives.finetuned import load_finetuned
 from ttd.seeding import key
@@ -49,12 +50,14 @@ log = logging.getLogger("ttd.generate")
 def check(config: GenerateConfig) -> Plan:
     """The fine-tuned run, the base and the shards must be there and belong together."""
     plan = Plan(problems=check_resumable(config.output_dir, config))
-    plan.problems += [text for text in (find_missing(config.base), attention_problem(config.base.attention)) if text]
+    wrong = (find_missing(config.base), attention_problem(config.base.attention), compiler_problem(config.base.compile))
+    plan.problems += [problem for problem in wrong if problem]
     for folder in (config.shards / config.part, config.shards / "images"):
         if not (folder / "index.json").is_file():
             plan.problems.append(f"shards: {folder} holds no shards; build them with a script of shards/")
     export = config.finetune / "export"
     try:
+        plan.problems += [] if plan.problems else other_base(config)
         encoder = read_encoder_facts(export / "encoder")
         index = ShardIndex.read(config.shards / config.part, open_test=True)  # its facts; the samples stay closed
         for name in ("sfreq", "n_times", "ch_names"):
@@ -76,6 +79,17 @@ def check(config: GenerateConfig) -> Plan:
         if not plan.problems:
             plan.problems += other_clip(config)
     return plan
+
+
+def other_base(config: GenerateConfig) -> list[str]:
+    """Adapters and bridge speak to the base they were trained on: where the export knows its bytes, they must be the same."""
+    export = config.finetune / "export"
+    if not (export / FILE).is_file():
+        return []
+    pins = read_export_facts(export)[0].base.sha256
+    own = measured_hashes(config.base)
+    wrong = [name for name in own if name in pins and own[name] != pins[name]]
+    return [f"base={config.base.path}: {export} was trained on another {name}; give that base" for name in wrong]
 
 
 def other_clip(config: GenerateConfig) -> list[str]:
@@ -100,6 +114,8 @@ def main(config: GenerateConfig) -> None:
     conditioner, aligned = load_finetuned(config.finetune / "export", base)
     conditioner.to(accelerator.device)
     set_attention(base.unet, config.base.attention)
+    if config.base.compile:
+        compile_blocks(base.unet)
     chooser = None
     if config.candidates > 1:
         assert config.clip is not None, "check() refuses candidates without a CLIP"

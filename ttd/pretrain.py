@@ -45,7 +45,9 @@ from ttd.seeding import key
 def check(config: PretrainConfig) -> Plan:
     """Shards must be there and long enough for a token and for the hidden spans; says what the work will read."""
     plan = Plan(problems=check_resumable(config.output_dir, config))
-    plan.problems += check_launch(config.engine, config.global_batch_size, config.micro_batch_size)
+    plan.problems += check_launch(
+        config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
+    )
     if not held_out_in(config.data, config.report.part):
         plan.problems.append(
             f"report.part: {config.data.shards} holds no part {config.report.part}; "

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 
@@ -45,6 +47,23 @@ def test_an_incomplete_folder_is_named_with_its_missing_files(base_folder):
     (base_folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     message = find_missing(BaseConfig(path=str(base_folder)))
     assert f"{base_folder} lacks unet/diffusion_pytorch_model.safetensors" in message
+
+
+def test_a_base_of_other_bytes_than_pinned_is_refused_by_file(base_folder):
+    files = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"]
+    pins = {name: hashlib.sha256((base_folder / name).read_bytes()).hexdigest() for name in files}
+    config = BaseConfig(path=str(base_folder), sha256=pins)
+    assert find_missing(config) is None
+    assert load_base(config).context_dim == 16
+    assert f"base.sha256: has no hash of {files[1]}" in find_missing(
+        config.model_copy(update={"sha256": {files[0]: "0"}})
+    )
+    content = bytearray((base_folder / files[0]).read_bytes())
+    content[-1] ^= 1
+    (base_folder / files[0]).write_bytes(content)
+    with pytest.raises(UserError, match=r"other weights than the ones named: unet/\S+ is \w{64}, not \w{64}\. Take"):
+        load_base(config)
+    assert load_base(BaseConfig(path=str(base_folder))).context_dim == 16
 
 
 def test_scaling_of_latents_is_undone_before_decoding(random_base):

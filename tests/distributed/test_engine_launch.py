@@ -28,7 +28,8 @@ def launch(config: str | Path, output_dir: Path, *overrides: str, ranks: int = 2
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file"]
     command += [str(config) if isinstance(config, Path) else f"launch/{config}.yaml"]
     command += ["--num_processes", str(ranks), "--main_process_port", "0"]
-    command += [TOY, f"output_dir={output_dir}", *overrides]
+    averaged = [] if config == "zero3" else ["optim.ema_decay=0.7"]
+    command += [TOY, f"output_dir={output_dir}", *averaged, *overrides]
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -131,7 +132,7 @@ def test_a_state_of_two_zero2_ranks_goes_on_in_one_process(runs, tmp_path):
     shutil.copytree(runs["zero2"], tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "step-0000008")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, TOY, f"output_dir={tmp_path}"]
+    command = [sys.executable, TOY, f"output_dir={tmp_path}", "optim.ema_decay=0.7"]
     subprocess.run(command, cwd=ROOT, env=environment, timeout=DEADLINE_S, check=True)
     assert losses(tmp_path) == pytest.approx(losses(runs["zero2"]), rel=0, abs=1e-5)
 
@@ -150,7 +151,7 @@ def test_without_accumulation_all_engines_have_equal_losses_and_zero1_and_zero2_
         states[name] = {key: value for file in files for key, value in load_file(file).items()}
     assert losses(tmp_path / "ddp") == losses(tmp_path / "zero1") == losses(tmp_path / "zero2")
     trained = {f"body.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
-    moments = {f"{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq", "step") for name in trained}
+    moments = {f"{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq", "step", "ema") for name in trained}
     assert set(states["ddp"]) == trained | moments | {"running"}  # nothing of the frozen layer
     for key, value in states["ddp"].items():
         assert torch.equal(states["zero1"][key], states["zero2"][key])

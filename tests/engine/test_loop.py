@@ -57,9 +57,9 @@ class Positions:
             samples_seen += 4
 
 
-def go(folder, objective=None, *, validate=None, fingerprint="data", seed=0, batch=8, **changes):
+def go(folder, objective=None, *, validate=None, fingerprint="data", seed=0, batch=8, optim=None, **changes):
     config = TrainConfig(**({"max_steps": 9, "log_every": 1, "checkpoint_every": 3} | changes))
-    experiment = Experiment(output_dir=folder, train=config, seed=seed)
+    experiment = Experiment(output_dir=folder, train=config, seed=seed, **({"optim": optim} if optim else {}))
     accelerator = make_accelerator(EngineConfig(), global_batch_size=batch, micro_batch_size=4)
     objective = objective or Objective()
     result = train(

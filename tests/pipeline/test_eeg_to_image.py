@@ -276,6 +276,20 @@ def test_a_base_that_moved_is_asked_for_and_can_be_given(runs, export, tmp_path,
     assert np.array_equal(draw(moved), draw(pipe))
 
 
+def test_another_base_of_the_same_widths_is_refused_by_the_pipeline_and_by_generation(runs, tmp_path, capsys):
+    place = Path(shutil.copytree(runs["channel"], tmp_path / "place"))
+    unet = place / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(unet.read_bytes())
+    content[-1] ^= 1
+    unet.write_bytes(content)
+    with pytest.raises(UserError, match=r"base\.sha256: .* other weights than the ones named: unet/"):
+        ttd.EEGToImagePipeline.from_pretrained(place / "run" / "export", base=place / "base")
+    capsys.readouterr()
+    assert generate(place, f"output_dir={place / 'more'}") == 2
+    assert "was trained on another unet/diffusion_pytorch_model.safetensors" in capsys.readouterr().err
+    assert not (place / "more").exists()
+
+
 def test_attention_kernels_that_this_machine_lacks_are_replaced_and_that_is_said(export, pipe, caplog):
     if torch.cuda.is_available():
         pytest.skip("xformers may be there")

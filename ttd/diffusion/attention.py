@@ -1,4 +1,4 @@
-"""The attention switch of SDXL's UNet: ``auto | sdpa | math | xformers``.
+"""How SDXL's UNet is executed: its attention, ``auto | sdpa | math | xformers``, and compiled blocks.
 
 ``unet.set_attention_backend`` changes nothing on a ``UNet2DConditionModel`` (diffusers 0.42), so the processors
 themselves are exchanged, and what is live afterwards is asserted. ``math`` is unfused: product, softmax, product.
@@ -7,6 +7,7 @@ themselves are exchanged, and what is live afterwards is asserted. ``math`` is u
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -30,6 +31,20 @@ def attention_problem(choice: Attention) -> str | None:
     if importlib.util.find_spec("xformers") is None:
         return "attention: xformers is not installed; pip install 'ttd[xformers]', or use attention: sdpa"
     return None
+
+
+def compiler_problem(wanted: bool) -> str | None:
+    """One sentence if compilation is wanted and this machine has no C compiler, else None."""
+    if not wanted or any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        return None
+    return "base.compile: torch.compile needs a C compiler and finds none; install gcc, or give base.compile=false"
+
+
+def compile_blocks(unet: UNet2DConditionModel) -> int:
+    """Have each transformer block compiled at its first use, and return their number. Call it after adapters and attention
+    are in place. Blocks of one width share what is compiled, and the names of weights stay as they are."""
+    unet.compile_repeated_blocks()
+    return sum(type(block).__name__ in unet._repeated_blocks for block in unet.modules())
 
 
 def live_attention(unet: UNet2DConditionModel) -> str:

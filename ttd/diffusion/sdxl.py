@@ -10,12 +10,15 @@ Shapes: B batch, h, w latent height and width, H, W image height and width.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ttd.config import Config, UserError
@@ -32,12 +35,19 @@ class BaseConfig(Config):
     """A folder in the format of diffusers, or a repository that was downloaded before (``hf download``)."""
     revision: str | None = None
     """Commit of the repository; pinned, so that an experiment names one base."""
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """Hash of each weight file by its path in the base. Given, all are compared, and a base of other bytes is refused."""
     variant: str | None = None
     """File variant of the UNet's weights, such as fp16; the VAE is always read in full precision."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the frozen UNet on a GPU. On a CPU it is float32 whatever stands here, and so is the VAE."""
     attention: Attention = "auto"
     """auto and sdpa: PyTorch's fused attention; math: unfused; xformers: needs a GPU and the extra ttd[xformers]."""
+    channels_last: bool | None = None
+    """Keep the channels of each pixel together, as tensor cores take them. Null: on a GPU."""
+    compile: bool = False
+    """Compile the UNet's transformer blocks (70 in SDXL, of two widths: each is compiled once) by torch.compile. Needs a C
+    compiler, and a minute or so at the start."""
 
 
 @dataclass
@@ -123,13 +133,13 @@ def weight_files(config: BaseConfig) -> list[str]:
 
 
 def find_missing(config: BaseConfig) -> str | None:
-    """One sentence that says what is missing of the base and how to get it, or None when all of it is here."""
+    """One sentence that says what is missing of the base and how to get it, or None when all of it is here as pinned."""
     folder = find_folder(config)
     files = weight_files(config)
     if folder is not None:
         absent = [name for name in files if not (folder / name).is_file()]
         if not absent:
-            return None
+            return find_changed(config)
         files, what = absent, f"{folder} lacks {', '.join(absent)}"
     else:
         what = f"{config.path!r} is neither a folder here nor in the Hugging Face cache"
@@ -138,6 +148,38 @@ def find_missing(config: BaseConfig) -> str | None:
         return f"base.path: {what}; give a folder in the format of diffusers, or the name of a downloaded repository"
     revision = f" --revision {config.revision}" if config.revision else ""
     return f"base.path: {what}; download it with: hf download {config.path} {' '.join(files)}{revision}"
+
+
+def measured_hashes(config: BaseConfig) -> dict[str, str]:
+    """The hash of each weight file of a base that is here, as ``BaseConfig.sha256`` holds them."""
+    folder = find_folder(config)
+    assert folder is not None
+    files = {name: folder / name for name in weight_files(config) if name.endswith(".safetensors")}
+    return {name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
+
+
+def find_changed(config: BaseConfig) -> str | None:
+    """One sentence that names the weight files which are not those of ``config.sha256``, or None."""
+    if not config.sha256:
+        return None
+    found, pinned = measured_hashes(config), config.sha256
+    unpinned = [name for name in found if name not in pinned]
+    if unpinned:
+        return f"base.sha256: has no hash of {', '.join(unpinned)}; name every weight file, or none (base.sha256={{}})"
+    wrong = [f"{name} is {found[name]}, not {pinned[name]}" for name in found if found[name] != pinned[name]]
+    if not wrong:
+        return None
+    return (
+        f"base.sha256: {config.path} has other weights than the ones named: {'; '.join(wrong)}. Take the base that is meant "
+        "(download it again?), or give another one its own hashes"
+    )
+
+
+@lru_cache
+def _sha256(path: Path, size: int, changed_ns: int) -> str:
+    """The hash of a file of 5 GB takes seconds: once per process, as long as size and time of change stay."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_unet_config(config: BaseConfig) -> dict[str, Any]:
@@ -173,6 +215,8 @@ def load_base(config: BaseConfig, *, device: torch.device | str = "cpu", with_va
     unet = UNet2DConditionModel.from_pretrained(
         folder, subfolder="unet", torch_dtype=dtype, variant=config.variant, use_safetensors=True
     )
+    if config.channels_last or (config.channels_last is None and device.type == "cuda"):
+        unet.to(memory_format=torch.channels_last)
     vae = None
     if with_vae:
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)

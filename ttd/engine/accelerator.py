@@ -102,8 +102,13 @@ def micro_batch(global_batch_size: int, micro_batch_size: int | None, world: int
     return fixed_micro_batch(micro_batch_size) or max(1, global_batch_size // world)
 
 
-def check_launch(config: EngineConfig, global_batch_size: int, micro_batch_size: int | None = None) -> list[str]:
-    """Everything that contradicts this launch, in sentences; reads the environment, starts no process group."""
+def check_launch(
+    config: EngineConfig, global_batch_size: int, micro_batch_size: int | None = None, *, averages: bool = False
+) -> list[str]:
+    """Everything that contradicts this launch, in sentences; reads the environment, starts no process group.
+
+    ``averages`` says that an average of the weights is kept (``optim.ema_decay``).
+    """
     problems = []
     world = world_size()
     try:
@@ -127,6 +132,8 @@ def check_launch(config: EngineConfig, global_batch_size: int, micro_batch_size:
         )
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         problems.append("FSDP is not supported; use launch/ddp.yaml, launch/zero2.yaml or launch/zero3.yaml")
+    if averages and asked_for_deepspeed() and deepspeed_json().get("zero_optimization", {}).get("stage") == 3:
+        problems.append("optim.ema_decay: under ZeRO-3 no rank has whole weights to average; use launch/zero2.yaml")
     return problems
 
 

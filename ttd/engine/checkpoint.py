@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ttd.config import UserError
+from ttd.engine.averaging import WeightAverage
 from ttd.engine.state_files import Snapshot, TrainState, damage, step_folder, step_folders
 from ttd.engine.writing import StateWriter
 
@@ -61,8 +62,10 @@ def _link_moments(zero: Any) -> None:
         zero._lazy_init_hp_params_optimizer_state()
 
 
-def _collect(accelerator: Accelerator, module: nn.Module, optimizer: Any, *, into: Snapshot) -> Snapshot:
-    """Weights and moments as whole float32 tensors; every rank must call it, only rank 0 keeps them.
+def _collect(
+    accelerator: Accelerator, module: nn.Module, optimizer: Any, average: WeightAverage | None, *, into: Snapshot
+) -> Snapshot:
+    """Weights, moments and averages as whole float32 tensors; every rank must call it, only rank 0 keeps them.
 
     The copy is complete on return, also from a GPU: the next update may change the weights.
     """
@@ -91,6 +94,8 @@ def _collect(accelerator: Accelerator, module: nn.Module, optimizer: Any, *, int
             put("weights", name, parameter)
             for key, value in optimizer.optimizer.state.get(parameter, {}).items():
                 put("moments", f"{key}.{name}", torch.as_tensor(value))
+    for name, value in average.values.items() if average else ():
+        put("moments", f"ema.{name}", value)
     share_buffers(accelerator, module)
     for name, value in persistent_buffers(module).items():
         put("weights", name, value)
@@ -157,6 +162,7 @@ def save_checkpoint(
     writer: StateWriter,
     *,
     fingerprint: str,
+    average: WeightAverage | None = None,
 ) -> None:
     """Copy the state into memory and let ``writer`` make ``step-XXXXXXX/`` of it. Every rank must call it.
 
@@ -167,7 +173,7 @@ def save_checkpoint(
     """
     writer.wait()  # its memory is used again
     facts = {**asdict(state), "fingerprint": fingerprint, "buffers": [*persistent_buffers(module)]}
-    writer.snapshot = _collect(accelerator, module, optimizer, into=writer.snapshot)
+    writer.snapshot = _collect(accelerator, module, optimizer, average, into=writer.snapshot)
     writer.snapshot.facts = facts
     writer.start(step_folder(output_dir, state.step))
 
@@ -222,19 +228,21 @@ def _fitting_weights(folder: Path, module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_weights(folder: Path, module: nn.Module) -> None:
-    """Put the weights of one state into ``module``, whole and in place; training cannot go on from there.
+    """Put the weights of one state, averaged ones where it has them, into ``module``; training cannot go on from there.
 
     Raises:
         UserError: the state is damaged or does not fit, naming the tensors.
     """
-    weights = _fitting_weights(folder, module)
+    weights, moments = _fitting_weights(folder, module), load_file(folder / "moments.safetensors")
     for name, value in {**trainable(module), **persistent_buffers(module)}.items():
-        value.data.copy_(weights[name])
+        value.data.copy_(moments.get(f"ema.{name}", weights[name]))
 
 
 @torch.no_grad()
-def load_checkpoint(folder: Path, accelerator: Accelerator, module: nn.Module, optimizer: Any) -> None:
-    """Put weights, buffers and moments of one state back. Every rank must call it, before the first update.
+def load_checkpoint(
+    folder: Path, accelerator: Accelerator, module: nn.Module, optimizer: Any, average: WeightAverage | None = None
+) -> None:
+    """Put weights, buffers, moments and averages of one state back. Every rank must call it, before the first update.
 
     Raises:
         UserError: the state is damaged or does not fit, naming the tensors.
@@ -254,4 +262,7 @@ def load_checkpoint(folder: Path, accelerator: Accelerator, module: nn.Module, o
 
             safe_set_full_fp32_param(value, saved)
         value.data.copy_(saved)
-    _restore_moments(accelerator, module, optimizer, load_file(folder / "moments.safetensors"))
+    moments = load_file(folder / "moments.safetensors")
+    _restore_moments(accelerator, module, optimizer, moments)
+    for name, value in average.values.items() if average else ():
+        value.copy_(moments[f"ema.{name}"])

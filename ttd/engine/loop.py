@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ttd.config import Config, StoppedError, UserError
 from ttd.engine.accelerator import TTDAccelerator
+from ttd.engine.averaging import WeightAverage
 from ttd.engine.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
@@ -106,7 +107,8 @@ def train(
     open_run_folder(output_dir, resolved, main=accelerator.is_main_process, **facts, batches=str(accelerator.ttd))
     objective, optimizer = accelerator.prepare(objective, make_optimizer(optim, objective))
     module = accelerator.unwrap_model(objective)
-    state = _resume(output_dir, accelerator, module, optimizer, fingerprint)
+    average = WeightAverage(trainable(module), optim.ema_decay) if optim.ema_decay else None
+    state = _resume(output_dir, accelerator, module, optimizer, average, fingerprint)
     weights = [*trainable(module).values()]
     log.info("%s; %d trainable weights", accelerator.ttd, sum(getattr(p, "ds_numel", p.numel()) for p in weights))
 
@@ -140,6 +142,8 @@ def train(
                 agreement.note(losses["loss"], batch)
             state.step += 1
             state.samples_seen += accelerator.ttd.global_size
+            if average:
+                average.update(state.step)
 
             # Agree: stop? was everything finite?
             last = state.step == config.max_steps
@@ -160,7 +164,7 @@ def train(
 
             # Validate and select.
             if look and validate is not None:
-                with evaluating(module):
+                with evaluating(module), average.in_place() if average else nullcontext():
                     share_buffers(accelerator, module)
                     state.metrics = validate(module)
                 tracker.log("validation", step=state.step, samples_seen=state.samples_seen, **state.metrics)
@@ -168,7 +172,9 @@ def train(
 
             # Checkpoint.
             if save or stopping:
-                save_checkpoint(output_dir, accelerator, module, optimizer, state, writer, fingerprint=fingerprint)
+                save_checkpoint(
+                    output_dir, accelerator, module, optimizer, state, writer, fingerprint=fingerprint, average=average
+                )
             if stopping and not last:  # a signal, agreed between ranks
                 writer.wait()
                 tracker.log("stopped", step=state.step)
@@ -188,7 +194,12 @@ def _check_selection(config: TrainConfig, validate: Validate | None) -> None:
 
 
 def _resume(
-    output_dir: Path, accelerator: TTDAccelerator, module: nn.Module, optimizer: Any, fingerprint: str
+    output_dir: Path,
+    accelerator: TTDAccelerator,
+    module: nn.Module,
+    optimizer: Any,
+    average: WeightAverage | None,
+    fingerprint: str,
 ) -> TrainState:
     """The newest intact state, loaded; a fresh one where there is none."""
     folder = newest_checkpoint(output_dir, accelerator)
@@ -200,7 +211,7 @@ def _resume(
             f"{folder}: was trained on other data (fingerprint {data}, now {fingerprint}): index, quarantine list, "
             "seed or global batch changed; choose another output_dir"
         )
-    load_checkpoint(folder, accelerator, module, optimizer)
+    load_checkpoint(folder, accelerator, module, optimizer, average)
     log.info("resumed from %s", folder)
     return state
 

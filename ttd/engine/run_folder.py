@@ -41,17 +41,19 @@ def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 
 def changed_keys(output_dir: Path, resolved: Config) -> list[str]:
-    """Keys in which ``resolved`` differs from the experiment that ``output_dir`` holds, with both values."""
+    """Keys in which ``resolved`` differs from the experiment that ``output_dir`` holds, with both values.
+
+    A key that is there with the value null and here not at all, or the other way round, is no difference: a version that
+    learnt an option trains as before without it.
+    """
     path = output_dir / "config.yaml"
     if not path.exists():
         return []
     old, new = _flat(yaml.safe_load(path.read_text())), _flat(resolved.model_dump(mode="json"))
     return [
-        f"{'.'.join(key)}: {old.get(key, 'absent')!r} there, {new.get(key, 'absent')!r} now"
+        f"{'.'.join(key)}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in {**old, **new}
-        if old.get(key, "absent") != new.get(key, "absent")
-        and key[-1] not in FREE_TO_CHANGE
-        and not FREE_SECTIONS & set(key[:-1])
+        if old.get(key) != new.get(key) and key[-1] not in FREE_TO_CHANGE and not FREE_SECTIONS & set(key[:-1])
     ]
 
 

@@ -29,6 +29,8 @@ class OptimConfig(Config):
     """What follows the warm-up: half a cosine down to ``min_lr_ratio`` × ``lr`` at the last step, or a constant."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """The cosine's floor as a fraction of ``lr``."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Validate and export an exponential moving average of the weights with this decay (0.999: over about 1,000 updates)."""
 
 
 def lr_at(config: OptimConfig, step: int, max_steps: int) -> float:

@@ -1,7 +1,8 @@
 """The files of one state, ``step-0004000/``: written so that it is complete or absent, and verified before it counts.
 
 ``weights.safetensors`` holds trainable parameters and persistent buffers by name, ``moments.safetensors``
-``exp_avg.<name>``, ``exp_avg_sq.<name>`` and ``step.<name>``, ``state.json`` progress, the hashes of both and its own.
+``exp_avg.<name>``, ``exp_avg_sq.<name>``, ``step.<name>`` and, where an average is kept, ``ema.<name>``, ``state.json`` progress,
+the hashes of both and its own.
 A state is written aside, hashed, fsynced and renamed; read back from the disk; only then are older ones removed.
 """
 

@@ -23,7 +23,7 @@ class ExportFacts(Config):
     """The content of ``pipeline.json``, beside ``format`` and the ``sha256`` of the rest."""
 
     base: BaseConfig
-    """What the adapters were trained on, as the experiment named it."""
+    """What the adapters were trained on: as the experiment named it, with the hashes of its weights."""
     adapters: bool
     """Whether there is a folder unet_lora."""
     eeg: EEGFacts
