@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,3 +74,16 @@ def base_folder(tmp_path: Path) -> Path:
 def write_base() -> Callable[[Path], Path]:
     """Write such a folder at a place, for fixtures that several tests share."""
     return _write_base
+
+
+@pytest.fixture
+def other_precision() -> Iterator[Callable[[], None]]:
+    """Forget accelerate's state, which one process otherwise keeps: the next accelerator may have another precision."""
+    from accelerate.state import AcceleratorState
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    forget()
+    yield forget
+    forget()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
@@ -7,19 +10,8 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from ttd.config import UserError
 from ttd.diffusion.lora import LoRAConfig, add_lora, load_lora, save_lora
 
-SDXL = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
-}
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from sdxl_shapes import UNET as SDXL
 
 
 def forward(unet) -> torch.Tensor:

@@ -176,6 +176,18 @@ def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
     assert hashes(place / "pictures") == before
 
 
+def test_bfloat16_arithmetic_gives_nearly_the_losses_of_float32(place, other_precision):
+    found = {}
+    for precision in ("no", "bf16"):
+        other_precision()
+        assert finetune(place, precision, f"engine.mixed_precision={precision}", "conditioner.freeze=[]") == 0
+        lines = [json.loads(line) for line in (place / precision / "log.jsonl").read_text().splitlines()]
+        found[precision] = {name: [x[name] for x in lines if x["event"] == "train"] for name in ("loss", "clip")}
+    assert found["bf16"]["loss"] != found["no"]["loss"]
+    for name in ("loss", "clip"):
+        assert found["bf16"][name] == pytest.approx(found["no"][name], rel=0.05)
+
+
 def test_a_resumed_run_exports_the_same_bits_as_an_uninterrupted_one(place):
     assert finetune(place, "straight", "train.max_steps=4") == 0
     assert finetune(place, "resumed", "train.max_steps=2") == 0

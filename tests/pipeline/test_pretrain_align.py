@@ -123,6 +123,25 @@ def test_from_windows_to_an_encoder_aligned_on_another_cap(tmp_path, windows, pa
     assert scores[0]["chance"] == pytest.approx(1 / 12)
 
 
+@pytest.mark.parametrize("module", [ttd.pretrain, ttd.align])
+def test_bfloat16_arithmetic_gives_nearly_the_losses_of_float32(tmp_path, windows, paired, module, other_precision):
+    found = {}
+    for precision in ("no", "bf16"):
+        other_precision()
+        folder = tmp_path / precision
+        if module is ttd.pretrain:
+            given, schema = pretraining(folder, windows), PretrainConfig
+        else:
+            given, schema = alignment(folder, paired), AlignConfig
+        assert start(module, schema, *given, f"engine.mixed_precision={precision}", "train.log_every=1") == 0
+        run_folder = next(folder.iterdir())
+        lines = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+        found[precision] = [line["loss"] for line in lines if line["event"] == "train"]
+    assert len(found["no"]) == 4
+    assert found["bf16"] != found["no"]
+    assert found["bf16"] == pytest.approx(found["no"], rel=0.05)
+
+
 def test_damage_that_whitening_finds_before_the_first_batch_goes_into_quarantine_too(tmp_path, paired, capsys):
     index = ShardIndex.read(paired / "train")
     shard, _, _, offset, size, _ = index.places(np.array([5]), "eeg.npy")[0]

@@ -11,7 +11,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
 )
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ttd.config import Config, UserError
 
@@ -34,6 +34,11 @@ class EngineConfig(Config):
     """Largest L2 norm of the gradient of all trainable weights."""
     compare_ranks_every: int = Field(default=100, ge=1)
     """Steps between two comparisons of the weights of all ranks, bit by bit."""
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_is_a_word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads an unquoted no as false
 
 
 @dataclass(frozen=True)
