@@ -77,6 +77,13 @@ def test_ddp_and_zero2_have_the_same_losses_on_two_ranks(runs):
     assert ddp == pytest.approx(zero2, rel=0, abs=1e-6)
 
 
+def test_zero2_sends_each_updates_gradient_once_however_many_micro_batches_it_has(runs):
+    """697 trainable weights; what DeepSpeed would do by itself is to send them after each of the two."""
+    for rank in (0, 1):
+        sent = json.loads((runs["zero2"] / f"sent-{rank}.json").read_text())
+        assert [calls for calls, numbers in sent if numbers == 697] == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
 def test_each_rank_saw_other_samples_and_together_all_of_them(runs):
     for folder in runs.values():
         mine = [[p for step in seen(folder, rank) for p in step] for rank in (0, 1)]

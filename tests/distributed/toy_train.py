@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ttd.config import Config, UserError, run
-from ttd.engine.accelerator import EngineConfig, check_launch, make_accelerator
+from ttd.engine.accelerator import EngineConfig, asked_for_deepspeed, check_launch, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainConfig, train
 from ttd.engine.schedules import OptimConfig
@@ -87,6 +87,25 @@ class ToyStream:
             samples_seen += n
 
 
+def count_sent(step_of: ToyObjective) -> list[list[int]]:
+    """From now on note (forward passes so far, numbers) of every tensor of more than 100 that DeepSpeed sums over ranks."""
+    import deepspeed
+
+    sent = []
+    for name in ("all_reduce", "reduce", "reduce_scatter_tensor", "reduce_scatter_fn"):
+        original = getattr(deepspeed.comm, name)
+
+        def counted(*arguments, original=original, **more):
+            tensors = [x for x in (*arguments, *more.values()) if isinstance(x, torch.Tensor)]
+            numbers = max((x.numel() for x in tensors), default=0)
+            if numbers > 100:
+                sent.append([step_of.calls, numbers])
+            return original(*arguments, **more)
+
+        setattr(deepspeed.comm, name, counted)
+    return sent
+
+
 def main(config: ToyConfig) -> None:
     accelerator = make_accelerator(
         config.engine, global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size
@@ -95,6 +114,7 @@ def main(config: ToyConfig) -> None:
     config.output_dir.mkdir(parents=True, exist_ok=True)
     stream = ToyStream(config, rank, world, accelerator.ttd.micro, config.output_dir / f"seen-{rank}.jsonl")
     objective = ToyObjective(config)
+    sent = count_sent(objective) if asked_for_deepspeed() else []
     try:
         result = train(
             accelerator,
@@ -110,6 +130,7 @@ def main(config: ToyConfig) -> None:
     except UserError as error:
         (config.output_dir / f"error-{rank}.txt").write_text(str(error))
         raise
+    (config.output_dir / f"sent-{rank}.json").write_text(json.dumps(sent))
     load_weights(step_folder(config.output_dir, result.best_step), objective)
     if accelerator.is_main_process:
         kind = accelerator.distributed_type.value

@@ -127,19 +127,21 @@ def train(
             lr = lr_at(optim, state.step, config.max_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            grad_norm = None
-            for batch in islice(batches, accelerator.ttd.accumulation):
-                # Dropout layers know no other source of randomness.
-                torch.manual_seed(key(seed, "dropout", int(batch["position"][0])))
-                with accelerator.accumulate(objective):
-                    losses: dict[str, Tensor] = objective(send_to_device(batch, accelerator.device, non_blocking=True))
-                    accelerator.backward(losses["loss"])
-                    if accelerator.sync_gradients:  # DeepSpeed has clipped and stepped already and returns the norm
-                        grad_norm = accelerator.clip_grad_norm_(weights, accelerator.engine.gradient_clipping)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                meter.add(losses)  # stays on the device; read only when reported
-                agreement.note(losses["loss"], batch)
+            with accelerator.one_reduction():
+                for batch in islice(batches, accelerator.ttd.accumulation):
+                    # Dropout layers know no other source of randomness.
+                    torch.manual_seed(key(seed, "dropout", int(batch["position"][0])))
+                    with accelerator.accumulate(objective):
+                        losses: dict[str, Tensor] = objective(
+                            send_to_device(batch, accelerator.device, non_blocking=True)
+                        )
+                        accelerator.backward(losses["loss"])
+                    meter.add(losses)  # stays on the device; read only when reported
+                    agreement.note(losses["loss"], batch)
+            # DeepSpeed has clipped and stepped already and returns the norm.
+            grad_norm = accelerator.clip_grad_norm_(weights, accelerator.engine.gradient_clipping)
+            optimizer.step()
+            optimizer.zero_grad()
             state.step += 1
             state.samples_seen += accelerator.ttd.global_size
             if average:
