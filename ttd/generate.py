@@ -2,7 +2,7 @@
 
     accelerate launch ttd/generate.py --config configs/generate/demo.yaml
 
-Writes items/<item>/picture.png, the pictures that were shown into shown/, sheet.png with some of both side by side, and
+Writes items/<item>/picture.png (and picture-2.png, ... with keep=2 and more), the pictures that were shown into shown/, sheet.png with some of both side by side, and
 manifest.jsonl, one line per item. Run the same command again to resume; pictures made with other weights or settings are
 made again.
 """
@@ -43,7 +43,7 @@ from ttd.objectives.contrastive import Aligned, load_aligned
 from ttd.objectives.finetuned import load_finetuned
 from ttd.seeding import key
 
-SHEET_ROWS, SHEET_PAIRS = 8, 6
+SHEET_ROWS, SHEET_COLUMNS = 8, 12
 log = logging.getLogger("ttd.generate")
 
 
@@ -73,8 +73,14 @@ def check(config: GenerateConfig) -> Plan:
             plan.notes.append(f"generation: {drawn} pictures, {updates} evaluations of the UNet")
     except UserError as error:
         plan.problems.append(f"finetune or shards: {error}")
-    if config.candidates > 1:
-        missing = "needed to choose among candidates" if config.clip is None else find_missing_model(config.clip)
+    if config.keep > config.candidates:
+        plan.problems.append(
+            f"keep={config.keep}: only candidates={config.candidates} are drawn; draw as many, or keep fewer"
+        )
+    if config.keep < config.candidates and config.clip is None:
+        plan.problems.append("clip: needed to choose among candidates; name it, or keep all (keep=…)")
+    elif config.candidates > 1 and config.clip is not None:
+        missing = find_missing_model(config.clip)
         plan.problems += [f"clip: {missing}"] if missing else []
         if not plan.problems:
             plan.problems += other_clip(config)
@@ -117,20 +123,21 @@ def main(config: GenerateConfig) -> None:
     if config.base.compile:
         compile_blocks(base.unet)
     chooser = None
-    if config.candidates > 1:
-        assert config.clip is not None, "check() refuses candidates without a CLIP"
+    if config.candidates > 1 and config.clip is not None:
         chooser = Chooser(config.clip, aligned.to(accelerator.device), device=accelerator.device)
 
+    names = ["picture.png", *(f"picture-{n}.png" for n in range(2, config.keep + 1))]
+
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
-        images = draw(config, items, reader, conditioner, base, chooser)
-        for folder, image in zip(folders, images, strict=True):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "picture.png")
+        for name, images in zip(names, draw(config, items, reader, conditioner, base, chooser), strict=True):
+            for folder, image in zip(folders, images, strict=True):
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
         return [describe(config, item, reader.index) for item in items]
 
     items = choose_items(config, reader.index)
     inputs = {
         "weights": [hash_of(config.finetune / "export"), hash_of(Path(config.base.path)), config.base.revision],
-        "candidates": [config.candidates, identity(chooser.path) if chooser else None],
+        "candidates": [config.candidates, config.keep, identity(chooser.path) if chooser else None],
         "shards": reader.index.fingerprint,
         "sampler": config.sampler.model_dump(),
         "n_repetitions": config.n_repetitions,
@@ -179,7 +186,7 @@ def choose_items(config: GenerateConfig, index: ShardIndex) -> list[Item]:
 
 
 class Chooser:
-    """Of several pictures drawn for one EEG, the one nearest what the EEG says, in the space that alignment compared in.
+    """Of several pictures drawn for one EEG, those nearest what the EEG says, in the space that alignment compared in.
 
     Args:
         clip: folder or repository of the CLIP of the alignment's targets.
@@ -190,11 +197,11 @@ class Chooser:
         self.path, self.clip, self.aligned = clip, ClipTargets(clip, device=device), aligned
 
     @torch.no_grad()
-    def __call__(self, candidates: Tensor, eeg: Tensor) -> Tensor:
-        """Choose among K candidates, uint8 [K, B, 3, H, W], by the EEG [B, C, T]; returns [B, 3, H, W]."""
+    def __call__(self, candidates: Tensor, eeg: Tensor, keep: int) -> Tensor:
+        """Choose ``keep`` of K candidates, uint8 [K, B, 3, H, W], by the EEG [B, C, T]: [keep, B, 3, H, W], nearest first."""
         seen = torch.stack([self.aligned.space(self.clip.embed(list(images))) for images in candidates])  # [K, B, F]
-        nearest = (seen * self.aligned(eeg)).sum(-1).argmax(0)  # [B]
-        return candidates[nearest.to(candidates.device), torch.arange(len(nearest))]
+        nearest = (seen * self.aligned(eeg)).sum(-1).argsort(dim=0, descending=True, stable=True)[:keep]  # [keep, B]
+        return candidates[nearest.to(candidates.device), torch.arange(nearest.shape[1])]
 
 
 def draw(
@@ -205,7 +212,7 @@ def draw(
     base: Base,
     chooser: Chooser | None,
 ) -> Tensor:
-    """Pictures, uint8 [B, 3, H, W], of B items."""
+    """Pictures, uint8 [keep, B, 3, H, W], of B items."""
     rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
     data = DataConfig(shards=config.shards, part=config.part)
     (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
@@ -217,7 +224,8 @@ def draw(
         own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
         images = sample(base, condition.context, condition.pooled, seeds=own, config=config.sampler)
         candidates.append((images * 255).round().byte())
-    return candidates[0] if chooser is None else chooser(torch.stack(candidates), eeg)
+    drawn = torch.stack(candidates)
+    return drawn if chooser is None else chooser(drawn, eeg, config.keep)
 
 
 def hash_of(folder: Path) -> str:
@@ -238,6 +246,7 @@ def describe(config: GenerateConfig, item: Item, index: ShardIndex) -> dict[str,
         "image_sha256": str(index.column("image_sha256")[row]),
         "concept": str(index.column("concept")[row]) or None,
         "path": f"items/{item.key}/picture.png",
+        "more_paths": [f"items/{item.key}/picture-{n}.png" for n in range(2, config.keep + 1)],
         "seed": item.payload["seed"],
         "n_repetitions": min(repetitions, config.n_repetitions or repetitions),
         "candidates": config.candidates,
@@ -249,14 +258,17 @@ def describe(config: GenerateConfig, item: Item, index: ShardIndex) -> dict[str,
 
 
 def draw_sheet(folder: Path, records: list[dict[str, Any]]) -> None:
-    """``sheet.png``: pictures of all subjects, each to the right of what was shown; controls are left out."""
+    """``sheet.png``: pictures of all subjects, to the right of what was shown; controls are left out."""
     own = [record for record in records if record["control"] is None]
     if not own:
         return
-    pairs = own[:: -(-len(own) // (SHEET_ROWS * SHEET_PAIRS))]
-    pictures = [Image.open(folder / record[name]) for record in pairs for name in ("shown_path", "path")]
+    group = 2 + len(own[0]["more_paths"])
+    groups = max(1, SHEET_COLUMNS // group)  # side by side
+    chosen = own[:: -(-len(own) // (SHEET_ROWS * groups))]
+    paths = [path for r in chosen for path in (r["shown_path"], r["path"], *r["more_paths"])]
+    pictures = [Image.open(folder / path) for path in paths]
     size = pictures[1].size  # of what is drawn
-    columns = 2 * min(SHEET_PAIRS, len(pairs))
+    columns = group * min(groups, len(chosen))
     sheet = Image.new("RGB", (columns * size[0], -(-len(pictures) // columns) * size[1]), "white")
     for i, picture in enumerate(pictures):
         sheet.paste(picture.convert("RGB").resize(size), (i % columns * size[0], i // columns * size[1]))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -272,6 +273,21 @@ def test_of_several_candidates_the_one_nearest_the_eegs_embedding_is_kept(place,
     gains = [similarity(place / "pictures", item) - similarity(place / "one", item) for item in items]
     assert min(gains) >= -1e-5  # the only picture of the other run is one of the four
     assert max(gains) > 1e-3
+
+    assert generate(place, "candidates=4", "keep=5") == 2
+    assert "keep=5: only candidates=4 are drawn" in capsys.readouterr().err
+    assert generate(place, f"output_dir={place / 'drawn'}", "candidates=4", "keep=4") == 0
+    assert generate(place, f"output_dir={place / 'sorted'}", "candidates=4", "keep=4", f"clip={place / 'clip'}") == 0
+    for line, item in zip((place / "sorted" / "manifest.jsonl").read_text().splitlines(), items, strict=True):
+        paths = [(kept := json.loads(line))["path"], *kept["more_paths"]]
+        assert [Path(path).name for path in paths] == ["picture.png", "picture-2.png", "picture-3.png", "picture-4.png"]
+        cosines = [similarity(place / "sorted", item | {"path": path}) for path in paths]
+        assert all(a >= b - 1e-6 for a, b in itertools.pairwise(cosines))
+        bytes_of = {name: {(place / name / path).read_bytes() for path in paths} for name in ("sorted", "drawn")}
+        assert bytes_of["sorted"] == bytes_of["drawn"]
+        assert (place / "sorted" / paths[0]).read_bytes() == (place / "pictures" / paths[0]).read_bytes()
+    with Image.open(place / "sorted" / "sheet.png") as sheet:  # the shown one and four drawn, twice side by side
+        assert sheet.width == 10 * 32
 
 
 def test_what_does_not_fit_is_said_before_anything_starts(place, capsys):
