@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -307,12 +308,22 @@ def model_card(config: FinetuneConfig, index: ShardIndex, result: TrainResult) -
         "The study is a simulation: nothing here says anything about real EEG.\n" if index.facts.simulated else ""
     )
     at = f" at {config.base.revision}" if config.base.revision else ""
+    licence = ShardReader(index).meta(0).get("licence") or "not stated by the study"
+    hub = "" if Path(config.base.path).exists() else f"base_model: {config.base.path}\n"
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.metrics.items())
     adapters = f"LoRA adapters of rank {config.lora.rank}" if config.lora.rank else "no adapters"
-    return f"""# EEG to image: conditioning bridge and {adapters}
+    return f"""---
+license: other
+library_name: diffusers
+{hub}tags: [eeg, image-generation, lora]
+---
+
+# EEG to image: conditioning bridge and {adapters}
 
 Study {index.facts.study}: {index.n_samples} training samples of {len(index.subjects)} subjects,
 {index.n_chans} channels at {index.sfreq:g} Hz. Base: {config.base.path}{at}.
+Licence of the recordings: {licence}. Weights that were trained on them, and pictures drawn with them, stand under it and
+under that of the base.
 Step {result.best_step} of {config.train.max_steps}, selected by: {config.train.select or "the last"}.
 {simulated}
 | validation | value |

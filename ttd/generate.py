@@ -2,9 +2,9 @@
 
     accelerate launch ttd/generate.py --config configs/generate/demo.yaml
 
-Writes items/<item>/picture.png (and picture-2.png, ... with keep=2 and more), the pictures that were shown into shown/, sheet.png with some of both side by side, and
-manifest.jsonl, one line per item. Run the same command again to resume; pictures made with other weights or settings are
-made again.
+Writes items/<item>/picture.png (and picture-2.png, ... where more are kept), the pictures that were shown into shown/,
+sheet.png with some of both side by side, and manifest.jsonl, one line per item. Run the same command again to resume;
+pictures made with other weights or settings are made again.
 """
 
 from __future__ import annotations

@@ -4,13 +4,17 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -30,6 +34,7 @@ from ttd.experiments.finetune import FinetuneConfig, FromScratch
 from ttd.experiments.generate import GenerateConfig
 from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
 
+ROOT = Path(__file__).parents[2]
 CHANNELS, SFREQ, N_TIMES = ["Fz", "Cz", "Pz"], 128.0, 64
 PARTS = {"train": range(8), "validation": range(8, 12), "test": range(12, 16)}
 
@@ -108,14 +113,18 @@ def entry(module, schema, *arguments: str) -> int:
     return exit_.value.code
 
 
-def finetune(place: Path, name: str, *more: str) -> int:
-    return entry(
-        ttd.finetune, FinetuneConfig, f"output_dir={place / name}", f"data.shards={place / 'shards'}",
+def arguments(place: Path, name: str) -> list[str]:
+    return [
+        f"output_dir={place / name}", f"data.shards={place / 'shards'}",
         "start.name=alignment", f"start.run={place / 'align'}", f"base.path={place / 'base'}",
         "global_batch_size=8", "micro_batch_size=4", "lora.rank=2", "train.max_steps=4",
         "train.checkpoint_every=2", "train.validate_every=2", "train.log_every=1", "data.repetitions=random",
-        "conditioner.resampler={n_queries: 4, depth: 1, n_heads: 2}", "optim={lr: 0.003, schedule: constant}", *more,
-    )  # fmt: skip
+        "conditioner.resampler={n_queries: 4, depth: 1, n_heads: 2}", "optim={lr: 0.003, schedule: constant}",
+    ]  # fmt: skip
+
+
+def finetune(place: Path, name: str, *more: str) -> int:
+    return entry(ttd.finetune, FinetuneConfig, *arguments(place, name), *more)
 
 
 def generate(place: Path, *more: str) -> int:
@@ -145,7 +154,10 @@ def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
         "clip_head/model.safetensors", "bridge/config.json", "bridge/model.safetensors",
         "unet_lora/pytorch_lora_weights.safetensors", "pipeline.json",
     }  # fmt: skip
-    assert "simulation" in (export / "README.md").read_text()
+    card = ModelCard((export / "README.md").read_text())
+    assert (card.data.license, card.data.library_name) == ("other", "diffusers")
+    assert "simulation" in card.content
+    assert "Licence of the recordings: not stated by the study." in card.content
     log = [json.loads(line) for line in (place / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if line["event"] == "validation"] == [2, 4]
 
@@ -187,6 +199,23 @@ def test_bfloat16_arithmetic_gives_nearly_the_losses_of_float32(place, other_pre
     assert found["bf16"]["loss"] != found["no"]["loss"]
     for name in ("loss", "clip"):
         assert found["bf16"][name] == pytest.approx(found["no"][name], rel=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_with_other_hash_seeds_train_the_same_bits(place):
+    """R10: the order of Python's sets and dictionaries of strings must not reach a weight."""
+    for seed in ("1", "77"):
+        command = [sys.executable, "ttd/finetune.py", *arguments(place, f"run-{seed}"), "train.max_steps=6"]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+    first, second = (weights(place / f"run-{seed}") for seed in ("1", "77"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    logs = [(place / f"run-{seed}" / "log.jsonl").read_text().splitlines() for seed in ("1", "77")]
+    losses = [[json.loads(line)["loss"] for line in log if '"train"' in line] for log in logs]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
 
 
 def test_a_resumed_run_exports_the_same_bits_as_an_uninterrupted_one(place):
