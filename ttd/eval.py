@@ -30,7 +30,15 @@ from ttd.experiments.eval import EvalConfig
 from ttd.metrics.decoding import retrieval_rows
 from ttd.metrics.features import cached, content_hash
 from ttd.metrics.pixel import resize
-from ttd.metrics.reconstruction import Described, read_manifest, read_pictures, reconstruction_rows
+from ttd.metrics.reconstruction import (
+    Described,
+    ScoredRun,
+    difference_rows,
+    read_manifest,
+    read_pictures,
+    reconstruction_rows,
+    scored_run,
+)
 from ttd.metrics.table import Row, table_markdown, write_results
 from ttd.objectives.contrastive import load_aligned
 from ttd.simulation.judge import Judge, load_judge
@@ -83,8 +91,12 @@ def main(config: EvalConfig) -> None:
         rows += decode(config, config.retrieval.run, labels)
     else:
         notes.append("retrieval: not run (retrieval.run is not given)")
-    for name, folder in config.pictures.runs.items():
-        rows += score_pictures(config, name, folder, labels)
+    scored = {name: score_pictures(config, name, folder, labels) for name, folder in config.pictures.runs.items()}
+    draws = {"seed": config.seed, "n_resamples": config.n_resamples, "n_draws": config.n_draws}
+    for run_ in scored.values():
+        rows += reconstruction_rows(run_, **draws)
+    for first, second in config.pictures.compare:
+        rows += difference_rows(scored[first], scored[second], **draws)
     if not config.pictures.runs:
         notes.append("generated pictures: not run (pictures.runs is empty)")
     heading = f"{facts.study}: test part" + (" (simulated study)" if facts.simulated else "")
@@ -175,8 +187,8 @@ def binned(config: EvalConfig, reader: ShardReader, targets: TargetTable) -> Bin
 # --- generated pictures ---------------------------------------------------------------------------------------------
 
 
-def score_pictures(config: EvalConfig, name: str, folder: Path, labels: dict[str, Any]) -> list[Row]:
-    """All rows of one generation run."""
+def score_pictures(config: EvalConfig, name: str, folder: Path, labels: dict[str, Any]) -> ScoredRun:
+    """One generation run, described by CLIP and judge."""
     items = read_manifest(folder)
     paths = {item["image_sha256"]: item["shown_path"] for item in items}
     shas = sorted(paths)
@@ -185,10 +197,10 @@ def score_pictures(config: EvalConfig, name: str, folder: Path, labels: dict[str
     truth = describe(config, shown, [paths[sha] for sha in shas])
     ids = {item["image_sha256"]: item["image_id"] for item in items}
     kind, colour = true_words(config, [ids[sha] for sha in shas])
-    return reconstruction_rows(
+    return scored_run(
         name, items, generated, seen, shas, shown, replace(truth, kind=kind, colour=colour),
         clip_centre=training_centre(config), pixel_size=config.pictures.pixel_size, ways=config.pictures.ways,
-        labels=labels, seed=config.seed, n_resamples=config.n_resamples, n_draws=config.n_draws,
+        labels=labels,
     )  # fmt: skip
 
 

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from ttd.config import UserError
-from ttd.metrics.reconstruction import Described, read_manifest, read_pictures, reconstruction_rows
+from ttd.metrics.reconstruction import (
+    Described,
+    ScoredRun,
+    difference_rows,
+    read_manifest,
+    read_pictures,
+    reconstruction_rows,
+    scored_run,
+)
 from ttd.metrics.table import MEAN
 
 N = 24
@@ -38,7 +46,10 @@ def write_run(folder: Path, quality: float, *, subjects=("01", "02")) -> None:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def score(folder: Path) -> dict[str, object]:
+DRAWS = {"seed": 0, "n_resamples": 200, "n_draws": 3}
+
+
+def scored(folder: Path) -> ScoredRun:
     items = read_manifest(folder)
     paths = {item["image_sha256"]: item["shown_path"] for item in items}
     shas = sorted(paths)
@@ -50,11 +61,44 @@ def score(folder: Path) -> dict[str, object]:
         return Described(clip=flat, judge=flat[:, ::3], kind=word, colour=word)
 
     truth = described(shown)
-    rows = reconstruction_rows(
-        "x", items, generated, described(generated), shas, shown, truth, clip_centre=truth.clip.mean(0),
-        pixel_size=16, ways=50, labels={"channels": 63}, seed=0, n_resamples=200, n_draws=3,
+    return scored_run(
+        folder.name, items, generated, described(generated), shas, shown, truth, clip_centre=truth.clip.mean(0),
+        pixel_size=16, ways=50, labels={"channels": 63},
     )  # fmt: skip
+
+
+def score(folder: Path) -> dict:
+    return means(reconstruction_rows(scored(folder), **DRAWS))
+
+
+def means(rows: list) -> dict:
     return {row.metric: row for row in rows if row.subject == MEAN}
+
+
+def test_the_difference_of_two_runs_is_that_of_their_figures_with_a_narrower_interval(tmp_path):
+    for name, quality in (("good", 0.9), ("fair", 0.5)):
+        write_run(tmp_path / name, quality=quality)
+    good, fair = scored(tmp_path / "good"), scored(tmp_path / "fair")
+    difference = means(difference_rows(good, fair, **DRAWS))
+    own, other = score(tmp_path / "good"), score(tmp_path / "fair")
+    assert difference.keys() == own.keys()
+    for name, row in difference.items():
+        assert row.model == "good − fair"
+        assert row.value == pytest.approx(own[name].value - other[name].value)
+        assert row.control == pytest.approx(own[name].control - other[name].control, abs=1e-12)
+        assert row.chance == 0
+    row = difference["two_way_judge"]
+    assert row.low > 0 > means(difference_rows(fair, good, **DRAWS))["two_way_judge"].high
+    assert row.high - row.low < sum(r["two_way_judge"].high - r["two_way_judge"].low for r in (own, other))
+    nothing = means(difference_rows(good, good, **DRAWS))["two_way_judge"]
+    assert (nothing.value, nothing.low, nothing.high, nothing.control) == (0, 0, 0, 0)
+
+
+def test_runs_of_other_subjects_are_not_compared(tmp_path):
+    write_run(tmp_path / "two", quality=0.9)
+    write_run(tmp_path / "one", quality=0.9, subjects=("01",))
+    with pytest.raises(ValueError, match="two and one drew other pictures or for other subjects"):
+        difference_rows(scored(tmp_path / "two"), scored(tmp_path / "one"), **DRAWS)
 
 
 def test_perfect_pictures_are_perfect_in_every_metric_and_both_controls_are_not(tmp_path):

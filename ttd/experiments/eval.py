@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ttd.config import Config
 
@@ -35,7 +35,9 @@ class PicturesConfig(Config):
     """Generated pictures against those shown."""
 
     runs: dict[str, Path] = Field(default_factory=dict)
-    """Generation runs by the name they get in the table; several are compared, row by row."""
+    """Generation runs by the name they get in the table."""
+    compare: list[tuple[str, str]] = Field(default_factory=list)
+    """Pairs of these names: the first minus the second, picture by picture, with its interval."""
     clip: Path = Path("weights/tiny/clip")
     """CLIP of the two-way identification and of the retrieval of pictures."""
     judge: Path | None = Path("weights/tiny/judge")
@@ -44,6 +46,13 @@ class PicturesConfig(Config):
     """Gallery of the retrieval of pictures."""
     pixel_size: int = Field(default=425, ge=16)
     """Both sides are brought to this size for PixCorr and SSIM; 425 is that of published figures."""
+
+    @model_validator(mode="after")
+    def _named(self) -> PicturesConfig:
+        for name in (name for pair in self.compare for name in pair):
+            if name not in self.runs:
+                raise ValueError(f"compare: {name!r} is none of the runs {', '.join(self.runs) or '(none)'}")
+        return self
 
 
 class EvalConfig(Config):

@@ -146,7 +146,27 @@ def scores(
     return table
 
 
-def reconstruction_rows(
+@dataclass(frozen=True)
+class ScoredRun:
+    """The pictures of one generation run, ready to be scored under any pairing."""
+
+    model: str
+    """Its name in the table."""
+    subject: np.ndarray
+    """Of each item [R]."""
+    own: np.ndarray
+    """Number of the picture that each item is to be held beside [R]."""
+    wrong: np.ndarray
+    """Which items were made from another picture's EEG [R]."""
+    pictures: list[str]
+    """sha256 of the M shown pictures."""
+    table: dict[str, tuple[Score, float | None]]
+    """Metrics as functions of a pairing, with their chance levels."""
+    labels: dict[str, dict[str, Any]]
+    """Of each metric's rows."""
+
+
+def scored_run(
     model: str,
     items: list[dict[str, Any]],
     generated: np.ndarray,
@@ -159,14 +179,10 @@ def reconstruction_rows(
     pixel_size: int,
     ways: int,
     labels: dict[str, Any],
-    seed: int,
-    n_resamples: int,
-    n_draws: int,
-) -> list[Row]:
-    """All rows of one generation run.
+) -> ScoredRun:
+    """What a generation run's manifest, pictures and descriptions say.
 
     Args:
-        model: the run's name in the table.
         items: the manifest; row i belongs to ``generated[i]`` and ``seen`` row i.
         pictures: sha256 of the M shown pictures, in the order of ``shown`` and ``truth``.
 
@@ -196,11 +212,51 @@ def reconstruction_rows(
         "two_way_clip": {"gallery": len(pictures)}, "two_way_judge": {"gallery": len(pictures)},
         "image_retrieval_top1": {"gallery": ways},
     }  # fmt: skip
-    rows = []
     table = scores(generated, shown, seen, truth, clip_centre=clip_centre, pixel_size=pixel_size, ways=ways)
-    for metric, (score, level) in table.items():
+    described = {metric: {**common, **extra.get(metric, {})} for metric in table}
+    return ScoredRun(model, subject, own, wrong, pictures, table, described)
+
+
+def reconstruction_rows(run: ScoredRun, *, seed: int, n_resamples: int, n_draws: int) -> list[Row]:
+    """All rows of one generation run."""
+    rows = []
+    for metric, (score, level) in run.table.items():
         rows += rows_of(
-            metric, model, score, subject, own, chance=level, labels={**common, **extra.get(metric, {})},
-            seed=seed, n_resamples=n_resamples, n_draws=n_draws, wrong_eeg=wrong,
+            metric, run.model, score, run.subject, run.own, chance=level, labels=run.labels[metric],
+            seed=seed, n_resamples=n_resamples, n_draws=n_draws, wrong_eeg=run.wrong,
+        )  # fmt: skip
+    return rows
+
+
+def difference_rows(first: ScoredRun, second: ScoredRun, *, seed: int, n_resamples: int, n_draws: int) -> list[Row]:
+    """Rows of the first run minus the second, picture by picture and subject by subject; no difference is chance.
+
+    Both are paired with the same wrong pictures for the control.
+
+    Raises:
+        ValueError: the runs drew other pictures, or pictures for other subjects.
+    """
+    places = []
+    for run in (first, second):
+        real = np.flatnonzero(~run.wrong)
+        places.append(real[np.lexsort((run.own[real], run.subject[real]))])
+    a, b = places
+    same = first.pictures == second.pictures and len(a) == len(b)
+    if not (same and (first.own[a] == second.own[b]).all() and (first.subject[a] == second.subject[b]).all()):
+        raise ValueError(
+            f"{first.model} and {second.model} drew other pictures or for other subjects; generate both with the same "
+            "seed, subjects and n_items"
+        )
+
+    def difference(metric: str) -> Score:
+        score, other = first.table[metric][0], second.table[metric][0]
+        return lambda r, own: score(a[r], own) - other(b[r], own)
+
+    rows = []
+    for metric in first.table:
+        rows += rows_of(
+            metric, f"{first.model} − {second.model}", difference(metric), first.subject[a], first.own[a],
+            chance=0.0, labels={**first.labels[metric], "minus": second.model},
+            seed=seed, n_resamples=n_resamples, n_draws=n_draws,
         )  # fmt: skip
     return rows

@@ -161,7 +161,8 @@ def topographies(responses: dict[str, mne.EvokedArray]) -> Figure | None:
 
 
 def result_figure(rows: Sequence, *, metrics: Sequence[str]) -> Figure | None:
-    """Values with their intervals, the controls beside them, chance as a line; one panel per metric."""
+    """Values with their intervals, the controls beside them, chance as a line; one panel per metric. No differences."""
+    rows = [r for r in rows if "minus" not in r.labels]
     present = [m for m in metrics if any(r.metric == m for r in rows)]
     if not present:
         return None
