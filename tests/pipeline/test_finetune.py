@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import ttd.finetune
 import ttd.generate
+from ttd.bridge.conditioner import EEGConditioner
 from ttd.bridge.heads import ClipHead
 from ttd.config import load_config, run
 from ttd.data.reader import ShardReader
@@ -28,13 +30,17 @@ from ttd.data.splits import SplitManifest, read_ledger
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.writer import ShardWriter
 from ttd.diffusion.lora import LoRAConfig, add_lora
+from ttd.diffusion.sdxl import Base
 from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD, identity
 from ttd.encoders import InceptSADConfig, build_encoder
+from ttd.experiments.align import AlignConfig
 from ttd.experiments.finetune import FinetuneConfig, FromScratch
 from ttd.experiments.generate import GenerateConfig
+from ttd.objectives.conditional_diffusion import ConditionalDiffusion
 from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 CHANNELS, SFREQ, N_TIMES = ["Fz", "Cz", "Pz"], 128.0, 64
 PARTS = {"train": range(8), "validation": range(8, 12), "test": range(12, 16)}
 
@@ -342,10 +348,6 @@ def test_the_original_configuration_trains_as_many_parameters_as_its_logs_say():
     root = Path(ttd.finetune.__file__).parents[1]
     config = load_config(FinetuneConfig, [root / "configs/finetune/ttdnet_original.yaml"])
     assert isinstance(config.start, FromScratch)
-    from diffusers import UNet2DConditionModel
-
-    from ttd.bridge.conditioner import EEGConditioner
-
     names = [f"E{i}" for i in range(63)]
     with torch.device("meta"):
         encoder = build_encoder(config.start.encoder, n_times=512, sfreq=512, ch_names=names)
@@ -365,3 +367,36 @@ def test_the_original_configuration_trains_as_many_parameters_as_its_logs_say():
         counts = conditioner.count_trainable()
         assert counts["clip_head"] == 1_836_801
         assert sum(counts.values()) + add_lora(unet, LoRAConfig()) == 432_915_241
+
+
+def test_the_sdxl_experiment_builds_whole_on_the_meta_device():
+    """Encoder as its alignment has it, frozen; CLIP head, bridge and adapters in training."""
+    from sdxl_shapes import NOISE, UNET
+
+    config = load_config(FinetuneConfig, [ROOT / "configs/finetune/sdxl_lora_gifford2022.yaml"])
+    align = load_config(AlignConfig, [ROOT / "configs/align/inceptsad.yaml"])
+    space, bank = TargetSpace(torch.zeros(768), torch.eye(768)), torch.randn(2000, 768)
+    with torch.device("meta"):
+        encoder = build_encoder(align.encoder, n_times=250, sfreq=250, ch_names=[f"E{i}" for i in range(63)])
+        head = ClipHead(align.objective.head, embed_dim=1024, n_tokens=encoder.n_tokens, clip_dim=768)
+        unet = UNet2DConditionModel(**UNET)
+        base = Base(unet, DDPMScheduler(**NOISE), {"block_out_channels": (128, 256, 512, 512)})
+        assert add_lora(unet, config.lora) == 23_224_320
+        conditioner = EEGConditioner.build(
+            config.conditioner,
+            encoder=encoder,
+            clip_head=head,
+            context_dim=base.context_dim,
+            pooled_dim=base.pooled_dim,
+        )
+        objective = ConditionalDiffusion(
+            config.objective, conditioner=conditioner, base=base, space=space, bank=bank,
+            global_batch_size=config.global_batch_size, seed=config.seed,
+        )  # fmt: skip
+    assert (base.context_dim, base.pooled_dim, base.vae_factor) == (2048, 1280, 8)
+    assert sum(name.endswith("lora_A") for name, _ in unet.named_modules()) == 560
+    assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684 + 23_224_320
+    counts = conditioner.count_trainable()
+    assert counts["encoder"] == 0
+    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+    assert trained == 23_224_320 + counts["clip_head"] + counts["bridge"]
