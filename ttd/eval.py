@@ -1,14 +1,17 @@
 """Score EEG → image retrieval and generated pictures on the test part, with intervals and controls.
 
     python ttd/eval.py --config configs/eval/demo.yaml
+    accelerate launch ttd/eval.py --config configs/eval/demo.yaml     # networks look at pictures on all ranks
 
-Opens the test part; the ledger beside the split manifest counts it. Writes metrics.json and table.md.
+Opens the test part; the ledger beside the split manifest counts it. Writes metrics.json and table.md. Run the same command
+again to resume: what a network saw in a picture is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +20,20 @@ import torch
 
 from ttd.baselines.bins import time_bins
 from ttd.baselines.ridge import Part, pooled_half_whitened_ridge
-from ttd.config import Plan, fingerprint, run
+from ttd.config import FailedItemsError, Plan, fingerprint, run
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.targets import TargetTable
 from ttd.diffusion.targets import ClipTargets, find_missing
+from ttd.engine.accelerator import TTDAccelerator, make_accelerator
+from ttd.engine.items import Item, ItemsConfig, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import progress
 from ttd.experiments.eval import EvalConfig
 from ttd.metrics.decoding import retrieval_rows
-from ttd.metrics.features import cached, content_hash
+from ttd.metrics.features import content_hash
 from ttd.metrics.pixel import resize
 from ttd.metrics.reconstruction import (
     Described,
@@ -82,7 +87,20 @@ def check(config: EvalConfig) -> Plan:
 
 
 def main(config: EvalConfig) -> None:
-    open_run_folder(config.output_dir, config)
+    accelerator = make_accelerator()
+    open_run_folder(config.output_dir, config, main=accelerator.is_main_process, world_size=accelerator.num_processes)
+    manifests = {
+        name: read_manifest(folder, all_samples=config.pictures.samples == "all")
+        for name, folder in config.pictures.runs.items()
+    }
+    features = Features(config, accelerator)
+    features.make([item[name] for items in manifests.values() for item in items for name in ("path", "shown_path")])
+    if accelerator.is_main_process:  # all else takes seconds
+        write_table(config, manifests, features)
+
+
+def write_table(config: EvalConfig, manifests: dict[str, list[dict[str, Any]]], features: Features) -> None:
+    """Open the test part, score everything, and leave ``metrics.json`` and ``table.md``."""
     opened = open_test(config.shards, who="eval", config_hash=fingerprint(config))
     facts = ShardIndex.read(config.shards / "train").facts
     labels = {"study": facts.study, "channels": len(next(iter(facts.caps.values()))), "inductive": True}
@@ -91,7 +109,7 @@ def main(config: EvalConfig) -> None:
         rows += decode(config, config.retrieval.run, labels)
     else:
         notes.append("retrieval: not run (retrieval.run is not given)")
-    scored = {name: score_pictures(config, name, folder, labels) for name, folder in config.pictures.runs.items()}
+    scored = {name: score_pictures(config, name, items, features, labels) for name, items in manifests.items()}
     draws = {"seed": config.seed, "n_resamples": config.n_resamples, "n_draws": config.n_draws}
     for run_ in scored.values():
         rows += reconstruction_rows(run_, **draws)
@@ -187,14 +205,71 @@ def binned(config: EvalConfig, reader: ShardReader, targets: TargetTable) -> Bin
 # --- generated pictures ---------------------------------------------------------------------------------------------
 
 
-def score_pictures(config: EvalConfig, name: str, folder: Path, labels: dict[str, Any]) -> ScoredRun:
-    """One generation run, described by CLIP and judge."""
-    items = read_manifest(folder)
+class Features:
+    """What CLIP and judge see in picture files, each looked at once: item by item, shared among ranks, kept under the hash
+    of its content in the run folder."""
+
+    def __init__(self, config: EvalConfig, accelerator: TTDAccelerator):
+        self.config, self.accelerator = config, accelerator
+        self.folder = config.output_dir / "features"
+
+    def make(self, paths: list[Path]) -> None:
+        """Look at every file that has not been looked at. Every rank must call it.
+
+        Raises:
+            FailedItemsError: a file could not be described.
+        """
+        if not paths:
+            return
+        networks = [folder for folder in (self.config.pictures.clip, self.config.pictures.judge) if folder is not None]
+        files = {sha256(path.read_bytes()).hexdigest(): path for path in paths}
+        items = [Item(sha, files[sha]) for sha in sorted(files)]
+        result = run_items(
+            items, self._look, self.folder, inputs=content_hash(networks), config=ItemsConfig(batch_size=self.config.batch_size),
+            accelerator=self.accelerator, desc="features",
+        )  # fmt: skip
+        if result.failed:
+            raise FailedItemsError(result.summary())
+
+    def _look(self, items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
+        paths = [item.payload for item in items]
+        seen = {"clip": self.clip([path.read_bytes() for path in paths]).astype(np.float32)}
+        if self.judge is not None:
+            small = torch.from_numpy(resize(read_pictures(paths), JUDGE_SIZE)).permute(0, 3, 1, 2)
+            with torch.inference_mode():
+                seen["judge"] = self.judge.features(small).numpy()
+                words = self.judge(small)
+            seen |= {word: words[word].argmax(1).numpy() for word in ("kind", "colour")}
+        for i, folder in enumerate(folders):
+            np.savez(folder / "features.npz", **{name: values[i] for name, values in seen.items()})
+        return [{"path": str(path)} for path in paths]
+
+    @cached_property
+    def clip(self) -> ClipTargets:
+        return ClipTargets(str(self.config.pictures.clip), device=self.accelerator.device)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        return None if self.config.pictures.judge is None else load_judge(self.config.pictures.judge)
+
+    def read(self, paths: list[Path]) -> Described:
+        """What ``make`` saw in these files, in their order."""
+        rows = []
+        for path in paths:
+            sha = sha256(path.read_bytes()).hexdigest()
+            with np.load(self.folder / sha / "features.npz", allow_pickle=False) as file:
+                rows.append({name: file[name] for name in file.files})
+        return Described(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+
+def score_pictures(
+    config: EvalConfig, name: str, items: list[dict[str, Any]], features: Features, labels: dict[str, Any]
+) -> ScoredRun:
+    """One generation run, as CLIP and judge describe it."""
     paths = {item["image_sha256"]: item["shown_path"] for item in items}
     shas = sorted(paths)
     generated, shown = read_pictures([item["path"] for item in items]), read_pictures([paths[sha] for sha in shas])
-    seen = describe(config, generated, [item["path"] for item in items])
-    truth = describe(config, shown, [paths[sha] for sha in shas])
+    seen, truth = features.read([item["path"] for item in items]), features.read([paths[sha] for sha in shas])
     ids = {item["image_sha256"]: item["image_id"] for item in items}
     kind, colour = true_words(config, [ids[sha] for sha in shas])
     return scored_run(
@@ -202,37 +277,6 @@ def score_pictures(config: EvalConfig, name: str, folder: Path, labels: dict[str
         clip_centre=training_centre(config), pixel_size=config.pictures.pixel_size, ways=config.pictures.ways,
         labels=labels,
     )  # fmt: skip
-
-
-def describe(config: EvalConfig, images: np.ndarray, paths: list[Path]) -> Described:
-    """What CLIP and judge see in pictures [N, H, W, 3]; kept in the run folder under a hash of all contents."""
-    folders = [folder for folder in (config.pictures.clip, config.pictures.judge) if folder is not None]
-
-    def compute() -> dict[str, np.ndarray]:
-        embed, files = ClipTargets(str(config.pictures.clip)), [path.read_bytes() for path in paths]
-        starts = range(0, len(files), config.batch_size)
-        out = {"clip": np.concatenate([embed(files[i : i + config.batch_size]) for i in starts]).astype(np.float32)}
-        if config.pictures.judge is not None:
-            judge = load_judge(config.pictures.judge)
-            small = torch.from_numpy(resize(images, JUDGE_SIZE)).permute(0, 3, 1, 2)
-            out["judge"] = in_batches(judge.features, small, config.batch_size)
-            for word in ("kind", "colour"):
-                out[word] = in_batches(naming(judge, word), small, config.batch_size)
-        return out
-
-    arrays = cached(config.output_dir / "features", content_hash([*folders, *paths]), compute)
-    return Described(**arrays)
-
-
-def naming(judge: Judge, word: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The number of the judge's ``word`` (kind, colour) for pictures [B, 3, 64, 64]: [B]."""
-    return lambda x: judge(x)[word].argmax(1)
-
-
-@torch.inference_mode()
-def in_batches(function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, batch_size: int) -> np.ndarray:
-    """``function`` of pictures [N, 3, H, W], some at a time."""
-    return torch.cat([function(some) for some in images.split(batch_size)]).numpy()
 
 
 def true_words(config: EvalConfig, image_ids: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:

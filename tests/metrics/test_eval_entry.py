@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpa
 from ttd.simulation.judge import Judge, save_judge
 from ttd.simulation.scenes import COLOURS, KINDS
 
+ROOT = Path(entry.__file__).parents[1]
 CH_NAMES = ["F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2"]
 N_TIMES, SFREQ, D = 80, 125.0, 8
 SIZES = {"train": (60, 3), "validation": (20, 3), "test": (30, 6)}
@@ -185,6 +188,61 @@ def test_the_same_command_gives_the_same_table_from_kept_features(evaluated, mon
     monkeypatch.setattr(entry, "ClipTargets", None)  # would fail if features were computed again
     entry.main(config)
     assert (config.output_dir / "table.md").read_text() == table
+
+
+def write_many(folder: Path, study: Path, *, n_samples: int) -> int:
+    """Pictures between the shown one and noise, several per item; returns how many."""
+    (folder / "images").mkdir(parents=True)
+    rng, lines = np.random.default_rng(0), []
+    for subject in SUBJECTS:
+        for i in range(SIZES["test"][0]):
+            paths = [f"images/{subject}_{i}_{n}.png" for n in range(n_samples)]
+            for path in paths:
+                mixed = 0.5 * picture("test", i) + 0.5 * rng.integers(0, 256, (64, 64, 3))
+                Image.fromarray(mixed.astype(np.uint8)).save(folder / path)
+            shown = study / f"stimuli/test-{i}.png"
+            lines.append({
+                "key": f"{subject}_{i}", "subject": subject, "image_id": f"test-{i}",
+                "image_sha256": hashlib.sha256(shown.read_bytes()).hexdigest(), "path": paths[0], "more_paths": paths[1:],
+                "seed": i, "n_repetitions": 6, "candidates": n_samples, "control": None, "shown_path": str(shown),
+            })  # fmt: skip
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return len(lines) * n_samples
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.timeout(600)
+def test_two_ranks_look_at_each_picture_once_and_make_the_table_of_one_rank_byte_for_byte(evaluated, tmp_path):
+    config, _ = evaluated
+    n = write_many(tmp_path / "many", config.study, n_samples=5)
+    rest = [f"shards={config.shards}", f"study={config.study}", f"pictures.runs={{many: {tmp_path / 'many'}}}"]
+    rest += [f"pictures.clip={config.pictures.clip}", f"pictures.judge={config.pictures.judge}", "pictures.samples=all"]
+    rest += ["pictures.pixel_size=64", "n_resamples=200", "n_draws=2", "batch_size=32"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        "launch/ddp.yaml",
+    ]
+    two = [*launcher, "--num_processes", "2", "--main_process_port", "0", "ttd/eval.py"]
+    started = {}
+    for name, command in (("one", [sys.executable, "ttd/eval.py"]), ("two", two), ("two", two)):
+        ended = subprocess.run(
+            [*command, f"output_dir={tmp_path / name}", *rest], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        looked = {path: path.stat().st_mtime_ns for path in (tmp_path / name / "features").glob("*/features.npz")}
+        assert len(looked) == n + SIZES["test"][0]
+        assert started.setdefault(name, looked) == looked  # the second start of the same command looks at none again
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["world_size"] == 2
+    tables = [(tmp_path / name / "table.md").read_bytes() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+    rows, _ = read_rows(tmp_path / "two" / "metrics.json")
+    assert {row.labels["samples"] for row in rows} == {5}
+    assert all(row.value > row.control + 0.3 for row in rows if row.metric == "pixcorr")
 
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path):

@@ -123,6 +123,7 @@ def test_perfect_pictures_are_perfect_in_every_metric_and_both_controls_are_not(
         "channels": 63,
         "repetitions": 20,
         "candidates": 1,
+        "samples": 1,
         "seeds": [0],
         "size": 16,
         "subjects": ["01", "02"],

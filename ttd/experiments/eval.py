@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +37,8 @@ class PicturesConfig(Config):
 
     runs: dict[str, Path] = Field(default_factory=dict)
     """Generation runs by the name they get in the table."""
+    samples: Literal["first", "all"] = "first"
+    """Where several pictures of an item were kept: the first alone, or all of them, each item's score their mean."""
     compare: list[tuple[str, str]] = Field(default_factory=list)
     """Pairs of these names: the first minus the second, picture by picture, with its interval."""
     clip: Path = Path("weights/tiny/clip")

@@ -34,8 +34,10 @@ FIELDS = (
 )  # fmt: skip
 
 
-def read_manifest(folder: Path) -> list[dict[str, Any]]:
+def read_manifest(folder: Path, *, all_samples: bool = False) -> list[dict[str, Any]]:
     """The items of a generation run, ``path`` and ``shown_path`` made absolute.
+
+    With ``all_samples`` an item for which several pictures were kept occurs once for each of them.
 
     Raises:
         UserError: no manifest, a line that is not an item, a picture that is not there.
@@ -52,11 +54,17 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
             raise UserError(f"{manifest}, line {number}: not JSON ({error}); generate again") from error
         if missing:
             raise UserError(f"{manifest}, line {number}: lacks {', '.join(missing)}; generate again with this version")
-        for name in ("path", "shown_path"):
-            item[name] = Path(folder) / item[name]
-            if not item[name].is_file():
-                raise UserError(f"{manifest}, line {number}: {name} {item[name]} is not there")
-        items.append(item)
+        paths = [item["path"], *(item.get("more_paths", []) if all_samples else [])]
+        for path in paths:
+            sample = item | {
+                "path": Path(folder) / path,
+                "shown_path": Path(folder) / item["shown_path"],
+                "samples": len(paths),
+            }
+            for name in ("path", "shown_path"):
+                if not sample[name].is_file():
+                    raise UserError(f"{manifest}, line {number}: {name} {sample[name]} is not there")
+            items.append(sample)
     if not items:
         raise UserError(f"{manifest}: holds no item; generate again")
     return items
@@ -203,6 +211,7 @@ def scored_run(
         **labels,
         "repetitions": repetitions[0] if len(repetitions) == 1 else repetitions[-1],
         "candidates": max(int(item["candidates"]) for item in items),
+        "samples": max(int(item["samples"]) for item in items),
         "seeds": sorted({int(item["seed"]) for item in items})
         if len({item["seed"] for item in items}) < 9
         else "per item",
