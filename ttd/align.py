@@ -32,7 +32,7 @@ from ttd.engine.accelerator import check_launch, make_accelerator, micro_batch, 
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainResult, train
 from ttd.engine.run_folder import check_resumable
-from ttd.engine.tracking import talk
+from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.align import AlignConfig
 from ttd.metrics.retrieval import chance, top_k_in_random_galleries
 from ttd.objectives.contrastive import Contrastive, TargetSpace, save_aligned
@@ -47,7 +47,7 @@ def check(config: AlignConfig) -> Plan:
     launch = check_launch(
         config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
     )
-    plan.problems += launch
+    plan.problems += launch + check_tracking(config.train.tracking)
     world = world_size()
     at_once = 0 if launch else micro_batch(config.global_batch_size, config.micro_batch_size, world) * world
     if not launch and at_once != config.global_batch_size:

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ttd.explain import describe_fields as describe_fields
 from ttd.explain import explain as explain
+from ttd.redaction import redact
 
 DONE, BAD_INPUT, FAILED_ITEMS, STOPPED = 0, 2, 3, 75
 
@@ -143,9 +144,13 @@ def load_config(schema: type[C], files: Sequence[Path], overrides: Sequence[str]
         raise UserError("\n".join(explain(error, schema) + schema.further_mistakes(tree))) from error
 
 
+STYLE: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 120}
+"""How YAML is written."""
+
+
 def to_yaml(config: Config) -> str:
     """The resolved experiment as YAML that ``load_config`` reads back to the same value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(config.model_dump(mode="json"), **STYLE)
 
 
 def fingerprint(value: Any, n: int = 16) -> str:
@@ -183,7 +188,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_outcome(folder: Path, status: int, message: str, seconds: float = 0.0, **more: Any) -> None:
     """Leave ``outcome.json`` in a run folder: what launchers and templates read instead of an exit status."""
     if is_main_process():
-        content = {"status": status, "message": message, "seconds": round(seconds, 1), **more}
+        content = {"status": status, "message": redact(message), "seconds": round(seconds, 1), **more}
         write_json(folder / "outcome.json", content)
 
 
@@ -313,7 +318,7 @@ def run(
     except KeyboardInterrupt:
         status, message = STOPPED, "stopped; the same command goes on"
     if status != DONE:
-        say(f"{Path(sys.argv[0]).name}: {message}")
+        say(redact(f"{Path(sys.argv[0]).name}: {message}"))
     folder = getattr(config, "output_dir", None)
     if (
         folder is not None

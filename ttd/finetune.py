@@ -45,7 +45,7 @@ from ttd.engine.accelerator import check_launch, fixed_micro_batch, make_acceler
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainResult, mean_losses, train
 from ttd.engine.run_folder import check_resumable
-from ttd.engine.tracking import talk
+from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.finetune import FinetuneConfig, FromAlignment
 from ttd.experiments.pipeline import describe_export
 from ttd.experiments.targets import SIZE_IDS
@@ -67,6 +67,7 @@ def check(config: FinetuneConfig) -> Plan:
     plan.problems += check_launch(
         config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
     )
+    plan.problems += check_tracking(config.train.tracking)
     base = config.base
     wrong = (find_missing(base), attention_problem(base.attention), compiler_problem(base.compile))
     plan.problems += [problem for problem in wrong if problem]

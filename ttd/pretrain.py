@@ -35,7 +35,7 @@ from ttd.engine.accelerator import check_launch, make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainResult, evaluating, mean_losses, train
 from ttd.engine.run_folder import check_resumable
-from ttd.engine.tracking import talk
+from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.pretrain import PretrainConfig
 from ttd.objectives.masked_reconstruction import MaskedReconstruction
 from ttd.objectives.reconstruction_scores import autocovariance_of_present, errors, errors_by_cap, markdown, spectra
@@ -48,6 +48,7 @@ def check(config: PretrainConfig) -> Plan:
     plan.problems += check_launch(
         config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
     )
+    plan.problems += check_tracking(config.train.tracking)
     if not held_out_in(config.data, config.report.part):
         plan.problems.append(
             f"report.part: {config.data.shards} holds no part {config.report.part}; "

@@ -210,3 +210,12 @@ def test_a_selection_without_its_metric_is_refused(tmp_path):
         go(tmp_path, select="top1")
     with pytest.raises(UserError, match=r"train.select='top1': validation gives top5"):
         go(tmp_path / "b", select="top1", validate=lambda module: {"top5": 1.0}, max_steps=1)
+
+
+def test_a_secret_in_the_experiment_reaches_no_file_of_the_run_and_does_not_hinder_resuming(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "canary-1234567")
+    folder = tmp_path / "run-canary-1234567"  # the folder's own name is no file's content
+    go(folder, max_steps=3)
+    assert go(folder, max_steps=4)[0].step == 4
+    assert "[redacted]" in (folder / "config.yaml").read_text()
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"canary-1234567" in path.read_bytes()]

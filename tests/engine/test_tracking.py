@@ -1,10 +1,9 @@
-import json
-import time
-
+import pytest
 import torch
 
-from ttd.config import Config
+from ttd.config import Config, UserError, load_config
 from ttd.engine.accelerator import EngineConfig, make_accelerator
+from ttd.engine.trackers import Place
 from ttd.engine.tracking import Meter, Tracker, TrackingConfig, progress, read_log
 
 
@@ -34,7 +33,7 @@ def test_the_log_is_read_without_torn_lines_and_superseded_steps(tmp_path):
 
 
 def test_only_rank_0_writes(tmp_path):
-    with Tracker(tmp_path / "run", TrackingConfig(wandb=True), Experiment(), active=False) as tracker:
+    with Tracker(tmp_path / "run", TrackingConfig(to=("wandb",)), Experiment(), Place(rank=1, local_rank=1)) as tracker:
         tracker.log("train", step=1, loss=1.0)
     assert not (tmp_path / "run").exists()
 
@@ -60,17 +59,9 @@ def test_other_ranks_show_no_progress(capfd, monkeypatch):
     assert capfd.readouterr().err == ""
 
 
-def test_wandb_is_kept_offline_in_the_run_folder_without_arguments_or_secrets(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("sys.argv", ["ttd/finetune.py", "token=canary-in-argv"])
-    with Tracker(tmp_path, TrackingConfig(wandb=True), Experiment()) as tracker:
-        tracker.log("train", step=1, loss=1.5)
-    (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    deadline = time.monotonic() + 20  # wandb's service, a process of its own, may write after finish() has returned
-    while b"train/loss" not in kept.read_bytes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    content = b"".join(p.read_bytes() for p in (tmp_path / "wandb").rglob("*") if p.is_file())
-    assert b"train/loss" in kept.read_bytes()
-    assert b"canary-in-argv" not in content
-    assert json.loads((tmp_path / "log.jsonl").read_text())["loss"] == 1.5
+def test_an_unknown_tracker_is_named_with_those_there_are():
+    class Toy(Config):
+        tracking: TrackingConfig = TrackingConfig()
+
+    with pytest.raises(UserError, match=r"tracking.to.*'wandb', 'tensorboard' or 'trackio'.*got 'wanbd'"):
+        load_config(Toy, [], ["tracking.to=[wanbd]"])

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import correlation
 
 from ttd.metrics.identification import (
+    correlation_distance,
     correlation_matrix,
     named_right,
     two_way_identification,
@@ -58,3 +60,19 @@ def test_a_single_picture_is_refused():
 
 def test_naming_counts_equal_words():
     assert named_right(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])).tolist() == [1, 1, 0, 1]
+
+
+def test_the_correlation_distance_is_that_of_scipy():
+    x, y = features(12, 0), features(12, 1) + 0.5 * features(12, 0)
+    expected = [correlation(a, b) for a, b in zip(x, y, strict=True)]
+    assert correlation_distance(x, y) == pytest.approx(expected)
+
+
+def test_the_correlation_distance_is_zero_when_perfect_and_one_between_unrelated_features():
+    x = features(200, 0)
+    assert correlation_distance(2 * x + 1, x) == pytest.approx(0, abs=1e-12)
+    assert correlation_distance(-x, x) == pytest.approx(2)
+    assert correlation_distance(features(200, 1), x).mean() == pytest.approx(1, abs=0.05)
+    assert correlation_distance(np.ones((1, 24)), x[:1]).tolist() == [1.0]
+    with pytest.raises(ValueError, match=r"features must both be \[N, F\]"):
+        correlation_distance(x, x[:5])

@@ -1,10 +1,14 @@
-"""Pixel metrics against closed forms and against scikit-image."""
+"""Pixel metrics against closed forms, scikit-image and torchmetrics."""
 
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from skimage.metrics import structural_similarity
+from torch.nn.functional import interpolate
+from torchmetrics.functional.image import structural_similarity_index_measure
 
-from ttd.metrics.pixel import mse, pixcorr, resize, ssim
+from ttd.metrics.pixel import mse, pixcorr, resize, ssim, ssim_columns_as_channels, ssim_rgb_uniform
 
 
 def pictures(n: int, seed: int = 0, size: int = 32) -> np.ndarray:
@@ -77,3 +81,81 @@ def test_wrong_shapes_and_ranges_are_refused():
         ssim(pictures(1), 255 * pictures(1))
     with pytest.raises(ValueError, match="reconstructed"):
         mse(np.full((1, 8, 8, 3), np.nan), pictures(1, size=8))
+
+
+def grating_and_noise() -> tuple[np.ndarray, np.ndarray]:
+    """A grating, and the same with faint noise and faint vertical stripes: the definitions of SSIM part there."""
+    rng = np.random.default_rng(0)
+    noise, stripes = rng.standard_normal((64, 64)), rng.standard_normal((1, 64))
+    shown = np.broadcast_to(0.5 + 0.3 * np.sin(2 * np.pi * 4 * np.arange(64) / 64)[:, None], (64, 64))
+    seen = np.clip(shown + 0.037 * noise + 0.025 * stripes, 0, 1)
+    return np.repeat(seen[None, ..., None], 3, -1), np.repeat(shown[None, ..., None], 3, -1)
+
+
+def local_ssim(a: np.ndarray, b: np.ndarray, mean, unbiased: float = 1.0) -> np.ndarray:
+    """Wang et al., 2004, equation 13, written out with local means by ``mean``."""
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = (unbiased * (mean(x * y) - mean(x) * mean(y)) for x, y in ((a, a), (b, b), (a, b)))
+    c1, c2 = 0.01**2, 0.03**2
+    return (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+
+
+def test_the_three_definitions_of_ssim_differ_on_one_pair_as_published_scripts_do():
+    pair = grating_and_noise()
+    assert ssim(*pair)[0] == pytest.approx(0.923, abs=0.001)
+    assert ssim_columns_as_channels(*pair)[0] == pytest.approx(0.948, abs=0.001)
+    assert ssim_rgb_uniform(*pair)[0] == pytest.approx(0.940, abs=0.001)
+
+
+def test_plain_ssim_is_the_formula_with_gaussian_windows_of_two_dimensions():
+    seen, shown = (x[0, :, :, 0] for x in grating_and_noise())
+    values = local_ssim(seen, shown, lambda x: gaussian_filter(x, 1.5, truncate=3.5))
+    assert ssim(*grating_and_noise())[0] == pytest.approx(values[5:-5, 5:-5].mean(), abs=1e-9)
+
+
+def test_plain_ssim_agrees_with_torchmetrics():
+    seen, shown = (torch.from_numpy(x[..., :1].transpose(0, 3, 1, 2).copy()) for x in grating_and_noise())
+    _, full = structural_similarity_index_measure(seen, shown, sigma=1.5, data_range=1.0, return_full_image=True)
+    inside = float(full[..., 5:-5, 5:-5].mean())  # its own mean counts the mirrored border, scikit-image's does not
+    assert ssim(*grating_and_noise())[0] == pytest.approx(inside, abs=1e-6)
+
+
+def test_columns_as_channels_is_the_formula_with_windows_along_the_height_alone():
+    seen, shown = (x[0, :, :, 0] for x in grating_and_noise())
+    values = local_ssim(seen, shown, lambda x: gaussian_filter1d(x, 1.5, axis=0, truncate=3.5))
+    assert ssim_columns_as_channels(*grating_and_noise())[0] == pytest.approx(values[5:-5].mean(), abs=1e-9)
+
+
+def test_the_rgb_variant_is_dreamdiffusions_call_on_bytes_and_the_formula_with_square_windows():
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, 256, (2, 24, 24, 3))
+    seen = np.clip(shown + rng.integers(-60, 61, shown.shape), 0, 255)
+    expected = [
+        structural_similarity(a, b, data_range=255, channel_axis=-1)
+        for a, b in zip(seen.astype(np.uint8), shown.astype(np.uint8), strict=True)
+    ]
+    found = ssim_rgb_uniform(seen / 255, shown / 255)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.lib.stride_tricks.sliding_window_view(x, (7, 7), axis=(0, 1)).mean((-1, -2))
+
+    assert found[0] == pytest.approx(local_ssim(seen[0] / 255, shown[0] / 255, mean, 49 / 48).mean(), abs=1e-9)
+
+
+def test_the_variants_of_ssim_are_one_for_equal_pictures():
+    x = pictures(2)
+    assert ssim_columns_as_channels(x, x) == pytest.approx(1)
+    assert ssim_rgb_uniform(x, x) == pytest.approx(1)
+
+
+def test_unrelated_noise_has_no_structure_in_common_by_any_definition():
+    for variant in (ssim, ssim_columns_as_channels, ssim_rgb_uniform):
+        assert abs(variant(pictures(10), pictures(10, seed=1)).mean()) < 0.05
+
+
+def test_pictures_can_be_resized_bicubically():
+    x = pictures(1, size=16)
+    planes = torch.from_numpy(x).permute(0, 3, 1, 2)
+    expected = interpolate(planes, size=(24, 24), mode="bicubic", antialias=True).clamp(0, 1).permute(0, 2, 3, 1)
+    assert resize(x, 24, mode="bicubic") == pytest.approx(expected.numpy())

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
 
-from ttd.metrics.retrieval import chance, cosine_similarity, top_k_in_random_galleries
+from ttd.metrics.retrieval import (
+    chance,
+    chance_reciprocal_rank,
+    cosine_similarity,
+    prototypes,
+    reciprocal_rank,
+    top_k_in_random_galleries,
+)
 from ttd.metrics.uncertainty import shuffled_control
 
 
@@ -58,3 +68,47 @@ def test_a_gallery_larger_than_the_pictures_is_refused():
         top_k_in_random_galleries(np.eye(3), ways=50)
     with pytest.raises(ValueError, match="own must be given: 2 predictions, 3 pictures"):
         top_k_in_random_galleries(np.eye(3)[:2], ways=2)
+
+
+def test_the_reciprocal_rank_equals_torchmetrics_and_the_average_precision_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    similarity = 10 + rng.standard_normal((30, 40))  # torchmetrics drops scores below 0
+    own = rng.integers(0, 40, 30)
+    similarity[np.arange(30), own] += 1.5
+    found = reciprocal_rank(similarity, own)
+    for row, true, value in zip(similarity, own, found, strict=True):
+        relevant = torch.arange(40) == int(true)
+        assert value == pytest.approx(float(retrieval_reciprocal_rank(torch.from_numpy(row), relevant)))
+        assert value == pytest.approx(average_precision_score(relevant.numpy(), row))
+
+
+def test_the_reciprocal_rank_of_perfect_unrelated_and_constant_predictions():
+    rng = np.random.default_rng(1)
+    assert reciprocal_rank(np.eye(50)).tolist() == [1.0] * 50
+    assert reciprocal_rank(rng.standard_normal((3000, 50)), rng.integers(0, 50, 3000)).mean() == pytest.approx(
+        chance_reciprocal_rank(50), abs=0.01
+    )
+    assert reciprocal_rank(np.ones((50, 50))) == pytest.approx(np.full(50, chance_reciprocal_rank(50)))
+    assert chance_reciprocal_rank(2) == 0.75
+
+
+def test_a_prototype_is_the_mean_of_its_class_and_a_prediction_retrieves_its_class():
+    embeddings = np.array([[1.0, 0.0], [3.0, 2.0], [0.0, 5.0]])
+    names, gallery, row = prototypes(embeddings, np.array(["dog", "dog", "cat"]))
+    assert names.tolist() == ["cat", "dog"]
+    assert gallery.tolist() == [[0.0, 5.0], [2.0, 1.0]]
+    assert row.tolist() == [1, 1, 0]
+    similarity = cosine_similarity(embeddings, gallery)
+    assert top_k_in_random_galleries(similarity, row, ways=2).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_unrelated_predictions_find_prototypes_at_chance():
+    rng = np.random.default_rng(0)
+    _, gallery, row = prototypes(rng.standard_normal((600, 32)), np.repeat(np.arange(20), 30))
+    similarity = cosine_similarity(rng.standard_normal((600, 32)), gallery)
+    assert top_k_in_random_galleries(similarity, row, ways=20).mean() == pytest.approx(chance(ways=20), abs=0.03)
+
+
+def test_prototypes_need_a_class_for_every_picture():
+    with pytest.raises(ValueError, match="3 embeddings but 2 classes"):
+        prototypes(np.ones((3, 2)), np.array([0, 1]))

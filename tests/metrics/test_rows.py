@@ -7,7 +7,7 @@ import pytest
 
 from ttd.config import UserError
 from ttd.metrics.decoding import retrieval_rows
-from ttd.metrics.rows import by_subject_and_picture, rows_of
+from ttd.metrics.rows import by_subject_and_picture, permutation_test, rows_of
 from ttd.metrics.table import MEAN, read_rows, replace_section, table_markdown, write_results
 
 SETTINGS = {"seed": 0, "n_resamples": 300, "n_draws": 3}
@@ -87,7 +87,7 @@ def test_results_survive_the_file_and_their_table_shows_control_and_chance(tmp_p
     assert facts["metrics"]["two_way_clip"]["source"] == "Ozcelik & VanRullen 2023"
     text = (tmp_path / "table.md").read_text()
     assert (
-        "| two-way identification, CLIP ↑ | lora | 20 | 0.800 [0.800, 0.800] | 0.500 | 0.800 [0.800, 0.800] | – | 60 |"
+        "| two-way identification, CLIP ↑ | lora | 20 | 0.800 [0.800, 0.800] | 0.500 | – | 0.800 [0.800, 0.800] | – | 60 |"
         in text
     )
     assert "| two-way identification, CLIP | lora | 20 | 0.800 | 0.800 |" in text
@@ -107,3 +107,52 @@ def test_a_section_of_a_readme_is_exchanged_between_its_markers():
     assert replace_section(readme, "results", "new | x\n") == "a\n<!-- results -->\nnew | x\n<!-- /results -->\nb\n"
     with pytest.raises(ValueError, match="no section between"):
         replace_section("nothing", "results", "x")
+
+
+def test_the_permutation_test_of_two_pictures_is_counted_by_hand():
+    """Two pictures, two names: half of the permutations are the true one."""
+    score = lambda r, own: (np.array([0, 1])[r] == own).astype(float)  # noqa: E731
+    test = permutation_test(score, np.array(["01", "01"]), np.array([0, 1]), seed=0)
+    assert test.p == pytest.approx(0.5, abs=0.03)
+    assert (test.low, test.high) == (0, 1)
+
+
+def test_what_knows_nothing_is_called_significant_five_times_in_a_hundred():
+    rng, found = np.random.default_rng(0), []
+    subject, picture = np.repeat(["01", "02"], 40), np.tile(np.arange(40), 2)
+    for _ in range(300):
+        common = rng.normal(size=(40, 40))  # subjects see alike: a test of single trials would be wrong
+        similarity = np.tile(common, (2, 1)) + 0.5 * rng.normal(size=(80, 40))
+        found.append(
+            permutation_test(lambda r, own, s=similarity: s[r, own], subject, picture, seed=1, n_permutations=199).p
+        )
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.03)
+    assert np.mean(found) == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_interval_of_permutations_is_that_of_the_metric_without_signal_and_the_signal_lies_above_it():
+    subject, picture = two_subjects()
+    rows = rows_of(
+        "named_kind", "x", lambda r, own: (picture[r] % 6 == own % 6).astype(float), subject, picture,
+        chance=1 / 6, labels={}, permute=True, **SETTINGS,
+    )  # fmt: skip
+    mean = next(row for row in rows if row.subject == MEAN)
+    assert mean.chance_low < 1 / 6 < mean.chance_high < 0.35
+    assert mean.p == 1 / 5000
+    assert "< 0.001" in table_markdown(rows, "x")
+    assert all(row.p is None for row in rows if row.subject != MEAN)
+
+
+def test_random_predictions_lie_inside_their_chance_intervals_8_times_in_10_or_more():
+    rng, (subject, picture) = np.random.default_rng(1), two_subjects()
+    inside: dict[str, int] = {}
+    for draw in range(10):
+        rows = retrieval_rows(
+            "x", rng.normal(size=(120, 8)), rng.normal(size=(60, 8)), subject, picture, ways=(50,), labels={},
+            **SETTINGS | {"seed": draw},
+        )  # fmt: skip
+        for row in rows:
+            if row.subject == MEAN:
+                inside[row.title] = inside.get(row.title, 0) + (row.chance_low <= row.value <= row.chance_high)
+    assert set(inside) == {"retrieval top-1, 50-way", "retrieval top-5, 50-way"}
+    assert min(inside.values()) >= 8

@@ -7,7 +7,6 @@ data come from a stream whose whole state is ``samples_seen``. Running the same 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from ttd.engine.run_folder import open_run_folder
 from ttd.engine.schedules import OptimConfig, lr_at, make_optimizer
 from ttd.engine.state_files import TrainState, read_state
 from ttd.engine.stopping import Agreement, StopRequest
+from ttd.engine.timing import Timing
 from ttd.engine.tracking import Meter, Tracker, TrackingConfig, progress, talk
 from ttd.engine.writing import StateWriter
 from ttd.seeding import key
@@ -112,7 +112,7 @@ def train(
     weights = [*trainable(module).values()]
     log.info("%s; %d trainable weights", accelerator.ttd, sum(getattr(p, "ds_numel", p.numel()) for p in weights))
 
-    meter, batches = Meter(), stream.batches(state.samples_seen)
+    meter = Meter()
     with (
         StopRequest() as stop,
         Tracker(output_dir, config.tracking, resolved) as tracker,
@@ -120,7 +120,8 @@ def train(
     ):
         agreement = Agreement(accelerator, stop)
         tracker.log("resumed" if state.step else "started", step=state.step, **facts)
-        since = time.monotonic(), state.samples_seen
+        timing = Timing()
+        batches = timing.waiting(stream.batches(state.samples_seen))
         steps = range(state.step, config.max_steps)
         for _ in progress(steps, total=config.max_steps, initial=state.step, desc="train"):
             # Update weights.
@@ -144,6 +145,7 @@ def train(
             optimizer.zero_grad()
             state.step += 1
             state.samples_seen += accelerator.ttd.global_size
+            timing.step()
             if average:
                 average.update(state.step)
 
@@ -159,14 +161,15 @@ def train(
             # Report.
             if report:
                 means, norm = meter.reduce(accelerator), None if grad_norm is None else float(grad_norm)
-                rate = (state.samples_seen - since[1]) / max(time.monotonic() - since[0], 1e-9)
-                since = time.monotonic(), state.samples_seen
-                numbers = {"lr": lr, "grad_norm": norm, "samples_per_second": round(rate, 2), **means}
+                pace = timing.reduce(accelerator)  # after the means, whose reading waits for the device
+                rate = accelerator.ttd.global_size / max(pace["step_s"], 1e-9)
+                numbers = {"lr": lr, "grad_norm": norm, "samples_per_second": round(rate, 2), **pace, **means}
                 tracker.log("train", step=state.step, samples_seen=state.samples_seen, **numbers)
+                tracker.log_node(step=state.step, **timing.own)
 
             # Validate and select.
             if look and validate is not None:
-                with evaluating(module), average.in_place() if average else nullcontext():
+                with timing.apart(), evaluating(module), average.in_place() if average else nullcontext():
                     share_buffers(accelerator, module)
                     state.metrics = validate(module)
                 tracker.log("validation", step=state.step, samples_seen=state.samples_seen, **state.metrics)
@@ -174,9 +177,17 @@ def train(
 
             # Checkpoint.
             if save or stopping:
-                save_checkpoint(
-                    output_dir, accelerator, module, optimizer, state, writer, fingerprint=fingerprint, average=average
-                )
+                with timing.apart():
+                    save_checkpoint(
+                        output_dir,
+                        accelerator,
+                        module,
+                        optimizer,
+                        state,
+                        writer,
+                        fingerprint=fingerprint,
+                        average=average,
+                    )
             if stopping and not last:  # a signal, agreed between ranks
                 writer.wait()
                 tracker.log("stopped", step=state.step)

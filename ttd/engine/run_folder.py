@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import yaml
 
-from ttd.config import Config, UserError, to_yaml, write_json
+from ttd.config import STYLE, Config, UserError, write_json
+from ttd.redaction import redact
 
 FREE_TO_CHANGE = {"output_dir", "max_steps", "log_every", "checkpoint_every", "micro_batch_size", "compare_ranks_every"}
 """Last parts of keys that do not change what a step learns: length, intervals, the machine."""
@@ -49,7 +50,7 @@ def changed_keys(output_dir: Path, resolved: Config) -> list[str]:
     path = output_dir / "config.yaml"
     if not path.exists():
         return []
-    old, new = _flat(yaml.safe_load(path.read_text())), _flat(resolved.model_dump(mode="json"))
+    old, new = _flat(yaml.safe_load(path.read_text())), _flat(redact(resolved.model_dump(mode="json")))
     return [
         f"{'.'.join(key)}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in {**old, **new}
@@ -114,5 +115,5 @@ def open_run_folder(output_dir: Path, resolved: Config, *, main: bool = True, **
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(output_dir / "environment.json", {**environment(), **facts})
         aside = output_dir / ".config.yaml"
-        aside.write_text(to_yaml(resolved))
+        aside.write_text(yaml.safe_dump(redact(resolved.model_dump(mode="json")), **STYLE))
         aside.replace(output_dir / "config.yaml")

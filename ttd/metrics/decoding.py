@@ -48,6 +48,6 @@ def retrieval_rows(
             rows += rows_of(
                 f"retrieval_top{k}", model, top_k(k, size), subject, own,
                 chance=chance(ways=size, k=k), labels={"gallery": size, **labels},
-                seed=seed, n_resamples=n_resamples, n_draws=n_draws,
+                seed=seed, n_resamples=n_resamples, n_draws=n_draws, permute=True,
             )  # fmt: skip
     return rows

@@ -12,16 +12,9 @@ TWO_WAY_CHANCE = 0.5
 
 def correlation_matrix(reconstructed: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Pearson correlation of every row of [N, F] with every row of [M, F]: [N, M]; a constant row correlates 0."""
-
-    def standardised(x: np.ndarray) -> np.ndarray:
-        x = np.asarray(x, np.float64)
-        x = x - x.mean(1, keepdims=True)
-        norm = np.linalg.norm(x, axis=1, keepdims=True)
-        return np.divide(x, norm, out=np.zeros_like(x), where=norm > 1e-12)
-
     if reconstructed.ndim != 2 or candidates.ndim != 2 or reconstructed.shape[1] != candidates.shape[1]:
         raise ValueError(f"features must be [N, F] and [M, F], got {reconstructed.shape} and {candidates.shape}")
-    return standardised(reconstructed) @ standardised(candidates).T
+    return _standardised(reconstructed) @ _standardised(candidates).T
 
 
 def two_way_identification(similarity: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
@@ -44,6 +37,21 @@ def two_way_identification(similarity: np.ndarray, own: np.ndarray | None = None
     return (mine > similarity).sum(1) / (m - 1)
 
 
+def correlation_distance(reconstructed: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """1 - Pearson correlation of row i of [N, F] with row i of [N, F]: [N] in [0, 2]; lower is better, 0 is perfect.
+
+    The mean over pictures is what the MindEye family prints for EfficientNet-B1 and SwAV (Scotti et al., 2024,
+    arXiv:2403.11207; the same as scipy's ``correlation``). Unrelated features stand at 1, but features of pictures
+    resemble each other, so chance is the shuffled control. A constant row correlates 0: its distance is 1.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if reconstructed.ndim != 2 or reconstructed.shape != shown.shape:
+        raise ValueError(f"features must both be [N, F], got {reconstructed.shape} and {shown.shape}")
+    return 1 - (_standardised(reconstructed) * _standardised(shown)).sum(1)
+
+
 def named_right(named: np.ndarray, true: np.ndarray) -> np.ndarray:
     """1 where the judge's word for a reconstruction is the true word of the stimulus shown, else 0, [N].
 
@@ -53,3 +61,11 @@ def named_right(named: np.ndarray, true: np.ndarray) -> np.ndarray:
     if named.shape != true.shape:
         raise ValueError(f"shapes differ: {named.shape} vs {true.shape}")
     return (named == true).astype(np.float64)
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    """Rows of [N, F] less their mean, of length 1; a constant row becomes zeros."""
+    x = np.asarray(x, np.float64)
+    x = x - x.mean(1, keepdims=True)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 1e-12)

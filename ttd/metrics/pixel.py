@@ -1,18 +1,24 @@
 """Pixel metrics of reconstructed against shown pictures, one value per picture.
 
 Definitions of the MindEye family (Scotti et al., 2024, "MindEye2", arXiv:2403.11207, final_evaluations.ipynb): RGB in
-[0, 1], both sides brought to one size (425 there) before PixCorr and SSIM. SSIM is Wang et al., 2004, on grey pictures.
+[0, 1], both sides brought to one size (425 there) before PixCorr and SSIM. SSIM is Wang et al., 2004, on grey pictures; the
+project prints ``ssim``. Two other definitions that papers print under the same name have names of their own here, so that a
+published figure can be met on its own ground.
 
 Shapes: N pictures of height H and width W, channels last, [N, H, W, 3].
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
 PUBLISHED_SIZE = 425  # MindEye2's notebook resizes both sides to 425 × 425
+GAUSSIAN: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+"""The window of Wang et al., 2004, as MindEye2's notebook sets it."""
 
 
 def _checked(reconstructed: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -29,15 +35,15 @@ def _checked(reconstructed: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, 
     return a, b
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Pictures [N, H, W, 3] in [0, 1] as [N, size, size, 3], bilinear with anti-aliasing; untouched if of that size."""
+def resize(images: np.ndarray, size: int, *, mode: Literal["bilinear", "bicubic"] = "bilinear") -> np.ndarray:
+    """Pictures [N, H, W, 3] in [0, 1] as [N, size, size, 3], with anti-aliasing; untouched if of that size."""
     if images.shape[1:3] == (size, size):
         return images
     import torch
     from torch.nn.functional import interpolate
 
     planes = torch.from_numpy(np.ascontiguousarray(images, np.float32)).permute(0, 3, 1, 2)
-    planes = interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    planes = interpolate(planes, size=(size, size), mode=mode, antialias=True, align_corners=False)
     return planes.permute(0, 2, 3, 1).clamp(0, 1).numpy()
 
 
@@ -70,5 +76,26 @@ def ssim(reconstructed: np.ndarray, shown: np.ndarray) -> np.ndarray:
     columns and gives other numbers.) Chance is the shuffled control.
     """
     a, b = _checked(reconstructed, shown)
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
-    return np.array([structural_similarity(x, y, **options) for x, y in zip(rgb2gray(a), rgb2gray(b), strict=True)])
+    return np.array([structural_similarity(x, y, **GAUSSIAN) for x, y in zip(rgb2gray(a), rgb2gray(b), strict=True)])
+
+
+def ssim_columns_as_channels(reconstructed: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """What the MindEye scripts print under scikit-image <= 0.19.3, [N] in [-1, 1]; higher is better, 1 is perfect.
+
+    As ``ssim``, but every *column* of the grey picture is a channel: structure is compared along the height only, in
+    windows of one dimension, and averaged over columns. The scripts' ``multichannel=True`` did that to grey pictures up to
+    0.19.3 and does nothing from 0.20 on. Only for comparison with figures printed so. Chance is the shuffled control.
+    """
+    grey = zip(*(rgb2gray(x) for x in _checked(reconstructed, shown)), strict=True)
+    return np.array([structural_similarity(x, y, channel_axis=-1, **GAUSSIAN) for x, y in grey])
+
+
+def ssim_rgb_uniform(reconstructed: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """What DreamDiffusion and MinD-Vis call SSIM, [N] in [-1, 1]; higher is better, 1 is perfect.
+
+    ``ssim_metric`` of DreamDiffusion's code/eval_metrics.py (Bai et al., 2024, arXiv:2306.16934) leaves scikit-image's
+    defaults: each of R, G and B by itself and averaged, uniform windows of 7 × 7, sample covariance, the full range of
+    intensity. (The papers print its pair-wise score, ``pairwise.pairwise_score``.) Chance is the shuffled control.
+    """
+    pairs = zip(*_checked(reconstructed, shown), strict=True)
+    return np.array([structural_similarity(x, y, channel_axis=-1, data_range=1.0) for x, y in pairs])

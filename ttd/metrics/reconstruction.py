@@ -232,7 +232,7 @@ def reconstruction_rows(run: ScoredRun, *, seed: int, n_resamples: int, n_draws:
     for metric, (score, level) in run.table.items():
         rows += rows_of(
             metric, run.model, score, run.subject, run.own, chance=level, labels=run.labels[metric],
-            seed=seed, n_resamples=n_resamples, n_draws=n_draws, wrong_eeg=run.wrong,
+            seed=seed, n_resamples=n_resamples, n_draws=n_draws, wrong_eeg=run.wrong, permute=level is not None,
         )  # fmt: skip
     return rows
 
@@ -266,6 +266,6 @@ def difference_rows(first: ScoredRun, second: ScoredRun, *, seed: int, n_resampl
         rows += rows_of(
             metric, f"{first.model} − {second.model}", difference(metric), first.subject[a], first.own[a],
             chance=0.0, labels={**first.labels[metric], "minus": second.model},
-            seed=seed, n_resamples=n_resamples, n_draws=n_draws,
+            seed=seed, n_resamples=n_resamples, n_draws=n_draws, permute=first.table[metric][1] is not None,
         )  # fmt: skip
     return rows

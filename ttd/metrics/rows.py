@@ -6,6 +6,7 @@ Letters: R items (one prediction of one subject for one picture), S subjects, M 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ttd.metrics.table import MEAN, Row
 from ttd.metrics.uncertainty import bootstrap_interval, grand_mean, shuffled_control
-from ttd.seeding import key
+from ttd.seeding import key, numpy_rng
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(items [r], the pictures they are paired with [r]) → scores [r]"""
@@ -39,6 +40,41 @@ def mispaired_scores(score: Score, subject: np.ndarray, picture: np.ndarray, *, 
     return out
 
 
+@dataclass(frozen=True)
+class Permutation:
+    """What a metric does when pictures trade their names, which nothing in the predictions can know."""
+
+    low: float
+    high: float
+    """95 % of the permutations lie between these."""
+    p: float
+    """Share of permutations that score at least as well as the true names, the true ones counted (one-sided)."""
+
+
+def permutation_test(
+    score: Score, subject: np.ndarray, picture: np.ndarray, *, seed: int, n_permutations: int = 4999
+) -> Permutation:
+    """Permute the pictures' names, alike for all subjects, and score the mean over subjects each time; higher is better.
+
+    Alike, because subjects who saw the same pictures are not independent (Good, 2005, "Permutation, Parametric and Bootstrap
+    Tests", chapter 3). A permutation may leave some names in place.
+    """
+    names, m = np.unique(picture, return_inverse=True)
+    values = np.stack([score(np.arange(len(m)), np.full(len(m), name)) for name in names], axis=1)  # [R, M]
+    total = np.zeros((len(names), len(names)))  # what picture m adds to the figure under the name of another
+    subjects = np.unique(subject)
+    for name in subjects:
+        (mine,) = np.nonzero(subject == name)
+        seen, repeats = np.unique(m[mine], return_counts=True)
+        weight = dict(zip(seen, 1 / (len(subjects) * len(seen) * repeats), strict=True))
+        np.add.at(total, m[mine], values[mine] * np.array([weight[i] for i in m[mine]])[:, None])
+    rng, rows = numpy_rng(seed, "permutation", len(names)), np.arange(len(names))
+    null = np.array([total[rows, rng.permutation(len(names))].sum() for _ in range(n_permutations)])
+    reached = int((null >= np.trace(total) - 1e-12).sum())
+    low, high = np.quantile(null, [0.025, 0.975])
+    return Permutation(float(low), float(high), (1 + reached) / (1 + n_permutations))
+
+
 def _figures(table: np.ndarray, *, seed: int, n_resamples: int) -> tuple[float, float, float]:
     return grand_mean(table), *bootstrap_interval(table, seed=seed, n_resamples=n_resamples)
 
@@ -56,6 +92,7 @@ def rows_of(
     n_resamples: int = 2000,
     n_draws: int = 5,
     wrong_eeg: np.ndarray | None = None,
+    permute: bool = False,
 ) -> list[Row]:
     """Rows of one metric: one per subject, and their mean.
 
@@ -65,6 +102,7 @@ def rows_of(
         chance: analytic chance level, None where only the control tells.
         labels: what must agree before two figures are compared; ``subjects`` is filled in here.
         wrong_eeg: marks items [R] that were made from the EEG of another picture. They are no part of the value.
+        permute: test the mean over subjects by permutation; each picture is scored under each other's name.
     """
     wrong_eeg = np.zeros(len(subject), bool) if wrong_eeg is None else wrong_eeg
     (real,) = np.nonzero(~wrong_eeg)
@@ -83,6 +121,9 @@ def rows_of(
         shuffled = by_subject_and_picture(control[mine], subjects[mine], pictures[mine])
         figures = _figures(table, seed=seed, n_resamples=n_resamples)
         control_figures = _figures(shuffled, seed=seed, n_resamples=n_resamples)
+        test = None
+        if permute and name == MEAN:
+            test = permutation_test(lambda r, own: score(real[r], own), subjects, pictures, seed=seed)
         made_wrong: tuple[float | None, ...] = (None, None, None)
         if len(np.unique(picture[wrong][theirs])) > 1:
             made = by_subject_and_picture(wrong_values[theirs], subject[wrong][theirs], picture[wrong][theirs])
@@ -98,6 +139,7 @@ def rows_of(
                 table.shape[1],
                 {**labels, "subjects": names if name == MEAN else [name]},
                 *made_wrong,
+                *((test.low, test.high, test.p) if test else ()),
             )
         )
     return rows

@@ -44,7 +44,8 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. ``control`` pairs predictions with wrong pictures; ``control_generated`` was made from wrong EEG."""
+    """One figure. ``control`` pairs predictions with wrong pictures; ``control_generated`` was made from wrong EEG;
+    ``chance_low``, ``chance_high`` and ``p`` are those of ``rows.permutation_test``, in the mean over subjects."""
 
     metric: str
     model: str
@@ -61,6 +62,9 @@ class Row:
     control_generated: float | None = None
     control_generated_low: float | None = None
     control_generated_high: float | None = None
+    chance_low: float | None = None
+    chance_high: float | None = None
+    p: float | None = None
 
     def __post_init__(self) -> None:
         assert self.metric in METRICS, f"{self.metric} has no entry in METRICS"
@@ -94,6 +98,16 @@ def _interval(value: float | None, low: float | None, high: float | None) -> str
     return "–" if value is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def _chance(row: Row) -> str:
+    if row.chance is None or row.chance_low is None or row.chance_high is None:
+        return _number(row.chance)
+    return _interval(row.chance, row.chance_low, row.chance_high)
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _markdown(header: list[str], lines: list[list[str]]) -> str:
     rule = ["---"] * len(header)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
@@ -111,14 +125,17 @@ def _order(row: Row) -> tuple:
 
 def summary_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of means over subjects; models stand below each other for comparison."""
-    header = ["metric", "model", "repetitions", "value [95 %]", "chance", "re-paired control", "wrong-EEG control", "n"]
+    header = [
+        "metric", "model", "repetitions", "value [95 %]", "chance [95 % of permutations]", "p", "re-paired control",
+        "wrong-EEG control", "n",
+    ]  # fmt: skip
     lines = []
     for row in sorted((r for r in rows if r.subject == MEAN), key=_order):
         arrow = "↑" if METRICS[row.metric].direction == "higher" else "↓"
         wrong = _interval(row.control_generated, row.control_generated_low, row.control_generated_high)
         lines.append([
             f"{row.title} {arrow}", row.model, str(row.labels.get("repetitions", "–")),
-            _interval(row.value, row.low, row.high), _number(row.chance),
+            _interval(row.value, row.low, row.high), _chance(row), _p(row.p),
             _interval(row.control, row.control_low, row.control_high), wrong, str(row.n),
         ])  # fmt: skip
     return header, lines

@@ -16,7 +16,9 @@ import yaml
 from ttd.config import UserError
 from ttd.engine.tracking import read_log
 
-PROGRESS = ("step", "samples_seen", "lr", "grad_norm", "samples_per_second")
+PROGRESS = (
+    "step", "samples_seen", "lr", "grad_norm", "samples_per_second", "data_wait_s", "step_s", "gpu_peak_gib",
+)  # fmt: skip
 """Keys of a log line that are no measured curve."""
 
 
