@@ -240,7 +240,8 @@ def reconstruction_rows(run: ScoredRun, *, seed: int, n_resamples: int, n_draws:
 def difference_rows(first: ScoredRun, second: ScoredRun, *, seed: int, n_resamples: int, n_draws: int) -> list[Row]:
     """Rows of the first run minus the second, picture by picture and subject by subject; no difference is chance.
 
-    Both are paired with the same wrong pictures for the control.
+    Both are paired with the same wrong pictures for the control. There is no permutation test: under permuted names neither run
+    knows anything, which says nothing of one against the other.
 
     Raises:
         ValueError: the runs drew other pictures, or pictures for other subjects.
@@ -266,6 +267,6 @@ def difference_rows(first: ScoredRun, second: ScoredRun, *, seed: int, n_resampl
         rows += rows_of(
             metric, f"{first.model} − {second.model}", difference(metric), first.subject[a], first.own[a],
             chance=0.0, labels={**first.labels[metric], "minus": second.model},
-            seed=seed, n_resamples=n_resamples, n_draws=n_draws, permute=first.table[metric][1] is not None,
+            seed=seed, n_resamples=n_resamples, n_draws=n_draws,
         )  # fmt: skip
     return rows
