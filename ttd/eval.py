@@ -34,6 +34,8 @@ from ttd.engine.tracking import progress
 from ttd.experiments.eval import EvalConfig
 from ttd.metrics.decoding import retrieval_rows
 from ttd.metrics.features import content_hash
+from ttd.metrics.networks import FeatureExtractor, PerceptualDistance, load_extractor, load_lpips
+from ttd.metrics.networks import find_missing as find_weights_missing
 from ttd.metrics.pixel import resize
 from ttd.metrics.reconstruction import (
     Described,
@@ -80,6 +82,11 @@ def check(config: EvalConfig) -> Plan:
             plan.problems.append(
                 f"shards: {config.shards} lacks targets/clip; make them with shards/precompute_targets.py"
             )
+    for name in config.pictures.networks if config.pictures.runs else ():
+        missing_weights = find_weights_missing(
+            "alexnet_2" if name == "lpips" else name, config.pictures.network_weights
+        )
+        plan.problems += [f"pictures.networks: {missing_weights}"] if missing_weights else []
     if not config.retrieval.run and not config.pictures.runs:
         plan.problems.append("retrieval.run or pictures.runs: nothing to score; name an alignment or a generation run")
     plan.notes.append("evaluation: opens the test part once; about a minute on two cores for the demo, 1 GB of memory")
@@ -222,10 +229,12 @@ class Features:
         if not paths:
             return
         networks = [folder for folder in (self.config.pictures.clip, self.config.pictures.judge) if folder is not None]
+        models: list[Any] = [*self.extractors.values(), *([self.lpips] if self.lpips else [])]
+        identities = [content_hash(networks), *(model.identity for model in models)]
         files = {sha256(path.read_bytes()).hexdigest(): path for path in paths}
         items = [Item(sha, files[sha]) for sha in sorted(files)]
         result = run_items(
-            items, self._look, self.folder, inputs=content_hash(networks), config=ItemsConfig(batch_size=self.config.batch_size),
+            items, self._look, self.folder, inputs=identities, config=ItemsConfig(batch_size=self.config.batch_size),
             accelerator=self.accelerator, desc="features",
         )  # fmt: skip
         if result.failed:
@@ -240,6 +249,9 @@ class Features:
                 seen["judge"] = self.judge.features(small).numpy()
                 words = self.judge(small)
             seen |= {word: words[word].argmax(1).numpy() for word in ("kind", "colour")}
+        if self.extractors:
+            pictures = read_pictures(paths)
+            seen |= {f"network.{name}": look(pictures) for name, look in self.extractors.items()}
         for i, folder in enumerate(folders):
             np.savez(folder / "features.npz", **{name: values[i] for name, values in seen.items()})
         return [{"path": str(path)} for path in paths]
@@ -252,6 +264,18 @@ class Features:
     def judge(self) -> Judge | None:
         return None if self.config.pictures.judge is None else load_judge(self.config.pictures.judge)
 
+    @cached_property
+    def extractors(self) -> dict[str, FeatureExtractor]:
+        folder, names = self.config.pictures.network_weights, self.config.pictures.networks
+        device, batch = self.accelerator.device, self.config.batch_size
+        return {n: load_extractor(n, folder, device=device, batch_size=batch) for n in names if n != "lpips"}
+
+    @cached_property
+    def lpips(self) -> PerceptualDistance | None:
+        if "lpips" not in self.config.pictures.networks:
+            return None
+        return load_lpips(self.config.pictures.network_weights, device=self.accelerator.device)
+
     def read(self, paths: list[Path]) -> Described:
         """What ``make`` saw in these files, in their order."""
         rows = []
@@ -259,7 +283,9 @@ class Features:
             sha = sha256(path.read_bytes()).hexdigest()
             with np.load(self.folder / sha / "features.npz", allow_pickle=False) as file:
                 rows.append({name: file[name] for name in file.files})
-        return Described(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+        seen = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        own = {name: seen.pop(name) for name in [*seen] if name.startswith("network.")}
+        return Described(**seen, networks={name.removeprefix("network."): values for name, values in own.items()})
 
 
 def score_pictures(
@@ -275,7 +301,7 @@ def score_pictures(
     return scored_run(
         name, items, generated, seen, shas, shown, replace(truth, kind=kind, colour=colour),
         clip_centre=training_centre(config), pixel_size=config.pictures.pixel_size, ways=config.pictures.ways,
-        labels=labels,
+        labels=labels, seed=config.seed, lpips=features.lpips,
     )  # fmt: skip
 
 

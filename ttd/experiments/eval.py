@@ -45,6 +45,13 @@ class PicturesConfig(Config):
     """CLIP of the two-way identification and of the retrieval of pictures."""
     judge: Path | None = Path("weights/tiny/judge")
     """Independent classifier of kind and colour; null where there is none for these pictures."""
+    networks: tuple[
+        Literal["alexnet_2", "alexnet_5", "inception", "clip", "efficientnet", "swav", "vit_h_14", "lpips"], ...
+    ] = ()
+    """Networks of the published tables (``ttd.metrics.network_table``), for photographs; they need the extra ttd[metrics] and
+    their weights. "clip" is ViT-L/14 as those tables read it, beside ``clip`` above."""
+    network_weights: Path | None = None
+    """Folder with their weights; without it the caches of torch hub and Hugging Face."""
     ways: int = Field(default=50, ge=2)
     """Gallery of the retrieval of pictures."""
     pixel_size: int = Field(default=425, ge=16)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from ttd.config import UserError
 from ttd.metrics import pixel
 from ttd.metrics.identification import (
     TWO_WAY_CHANCE,
+    correlation_distance,
     correlation_matrix,
     named_right,
     two_way_identification,
 )
+from ttd.metrics.network_table import NETWORKS
+from ttd.metrics.pairwise import n_way_top_k
 from ttd.metrics.retrieval import chance, cosine_similarity, top_k_in_random_galleries
 from ttd.metrics.rows import Score, rows_of
 from ttd.metrics.table import Row
@@ -99,6 +102,8 @@ class Described:
     judge: np.ndarray | None = None
     kind: np.ndarray | None = None
     colour: np.ndarray | None = None
+    networks: dict[str, np.ndarray] = field(default_factory=dict)
+    """Features [., F] of networks of the published tables, by their name in ``network_table.NETWORKS``."""
 
 
 def scores(
@@ -110,6 +115,8 @@ def scores(
     clip_centre: np.ndarray,
     pixel_size: int,
     ways: int,
+    seed: int = 0,
+    lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, tuple[Score, float | None]]:
     """Every metric as a function of a pairing, with its chance level.
 
@@ -119,6 +126,8 @@ def scores(
         clip_centre: mean CLIP embedding [F] of the training pictures; uncentred, a few hub pictures are nearest to all.
         pixel_size: side to which both are brought for PixCorr and SSIM.
         ways: gallery of the retrieval of pictures (the true one among ways - 1 others).
+        seed: of the distractors of the n-way score.
+        lpips: distance [N] of pairs of pictures.
     """
 
     def in_pieces(metric: Callable[[np.ndarray, np.ndarray], np.ndarray], size: int) -> Score:
@@ -148,10 +157,29 @@ def scores(
     if seen.judge is not None and truth.judge is not None:
         judge = correlation_matrix(seen.judge, truth.judge)
         table["two_way_judge"] = (lambda r, own: two_way_identification(judge[r], own), TWO_WAY_CHANCE)
+    for name, features in seen.networks.items():
+        table |= network_score(name, features, truth.networks[name], seed=seed)
+    if lpips is not None:
+        table["lpips"] = (lambda r, own: lpips(generated[r], shown[own])), None
     for name, named, true in (("kind", seen.kind, truth.kind), ("colour", seen.colour, truth.colour)):
         if named is not None and true is not None:
             table[f"named_{name}"] = naming(named, true), 1 / len(np.unique(true))
     return table
+
+
+def network_score(
+    name: str, seen: np.ndarray, truth: np.ndarray, *, seed: int
+) -> dict[str, tuple[Score, float | None]]:
+    """The score that a network of ``NETWORKS`` is used for, from features [R, F] and [M, F]."""
+    network = NETWORKS[name]
+    if network.score == "two-way":
+        correlation = correlation_matrix(seen, truth)
+        metric = "two_way_clip_l" if name == "clip" else f"two_way_{name}"  # two_way_clip is the CLIP of alignment
+        return {metric: (lambda r, own: two_way_identification(correlation[r], own), network.chance)}
+    if network.score == "distance":
+        return {f"distance_{name}": (lambda r, own: correlation_distance(seen[r], truth[own]), network.chance)}
+    right = truth.argmax(1)  # the class that the network names on what was shown
+    return {"n_way_top1": (lambda r, own: n_way_top_k(seen[r], right[own], seed=seed), network.chance)}
 
 
 @dataclass(frozen=True)
@@ -187,6 +215,8 @@ def scored_run(
     pixel_size: int,
     ways: int,
     labels: dict[str, Any],
+    seed: int = 0,
+    lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> ScoredRun:
     """What a generation run's manifest, pictures and descriptions say.
 
@@ -219,9 +249,14 @@ def scored_run(
     extra = {
         "pixcorr": {"size": pixel_size}, "ssim": {"size": pixel_size},
         "two_way_clip": {"gallery": len(pictures)}, "two_way_judge": {"gallery": len(pictures)},
-        "image_retrieval_top1": {"gallery": ways},
+        "image_retrieval_top1": {"gallery": ways}, "lpips": {"size": shown.shape[1]},
     }  # fmt: skip
-    table = scores(generated, shown, seen, truth, clip_centre=clip_centre, pixel_size=pixel_size, ways=ways)
+    extra |= {
+        f"two_way_{name}": {"gallery": len(pictures)} for name in ("alexnet_2", "alexnet_5", "inception", "clip_l")
+    }
+    table = scores(
+        generated, shown, seen, truth, clip_centre=clip_centre, pixel_size=pixel_size, ways=ways, seed=seed, lpips=lpips
+    )
     described = {metric: {**common, **extra.get(metric, {})} for metric in table}
     return ScoredRun(model, subject, own, wrong, pictures, table, described)
 
