@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 
 from ttd.config import STYLE, Config, UserError, write_json
 from ttd.redaction import redact
@@ -44,13 +46,15 @@ def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 def changed_keys(output_dir: Path, resolved: Config) -> list[str]:
     """Keys in which ``resolved`` differs from the experiment that ``output_dir`` holds, with both values.
 
-    A key that is there with the value null and here not at all, or the other way round, is no difference: a version that
-    learnt an option trains as before without it.
+    What an older version wrote is read with today's defaults: without an option that has been learnt since, all is as before.
     """
     path = output_dir / "config.yaml"
     if not path.exists():
         return []
-    old, new = _flat(yaml.safe_load(path.read_text())), _flat(redact(resolved.model_dump(mode="json")))
+    old_tree = yaml.safe_load(path.read_text())
+    with suppress(ValidationError):  # an option of then that is gone stands among the differences
+        old_tree = redact(type(resolved).model_validate(old_tree).model_dump(mode="json"))
+    old, new = _flat(old_tree), _flat(redact(resolved.model_dump(mode="json")))
     return [
         f"{'.'.join(key)}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in {**old, **new}
