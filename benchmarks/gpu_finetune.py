@@ -28,7 +28,8 @@ from ttd.diffusion.memory import BESIDE, GIB, count
 from ttd.diffusion.sampler import SamplerConfig, sample
 
 PEAK = 788e12
-"""Dense bfloat16 FLOP/s of an H200 as measured with a product of 8192 x 8192 matrices; shares of another card need its own."""
+"""Dense bfloat16 FLOP/s that products of 8192 x 8192 matrices reach on an H200 (990e12 by its data sheet). It has not been
+measured here, and shares of another card need its own."""
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -9,6 +9,7 @@ again to resume: what a network saw in a picture is kept.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ttd.baselines.bins import time_bins
 from ttd.baselines.ridge import Part, pooled_half_whitened_ridge
@@ -82,6 +84,8 @@ def check(config: EvalConfig) -> Plan:
             plan.problems.append(
                 f"shards: {config.shards} lacks targets/clip; make them with shards/precompute_targets.py"
             )
+    if not plan.problems:
+        plan.problems += unlike_runs(config)
     for name in config.pictures.networks if config.pictures.runs else ():
         missing_weights = find_weights_missing(
             "alexnet_2" if name == "lpips" else name, config.pictures.network_weights
@@ -91,6 +95,24 @@ def check(config: EvalConfig) -> Plan:
         plan.problems.append("retrieval.run or pictures.runs: nothing to score; name an alignment or a generation run")
     plan.notes.append("evaluation: opens the test part once; about a minute on two cores for the demo, 1 GB of memory")
     return plan
+
+
+def unlike_runs(config: EvalConfig) -> list[str]:
+    """Runs that are to be compared must have drawn the same pictures for the same subjects, as many of each."""
+    drawn = {
+        name: Counter(
+            (item["subject"], item["image_sha256"])
+            for item in read_manifest(config.pictures.runs[name], all_samples=config.pictures.samples == "all")
+            if item["control"] is None
+        )
+        for name in {name for pair in config.pictures.compare for name in pair}
+    }
+    return [
+        f"pictures.compare: {first} and {second} drew other pictures, or not as many; generate both with the same seed, "
+        "subjects, n_items and keep"
+        for first, second in config.pictures.compare
+        if drawn[first] != drawn[second]
+    ]
 
 
 def main(config: EvalConfig) -> None:
@@ -242,19 +264,28 @@ class Features:
 
     def _look(self, items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
         paths = [item.payload for item in items]
-        seen = {"clip": self.clip([path.read_bytes() for path in paths]).astype(np.float32)}
+        clip = self.clip([path.read_bytes() for path in paths]).astype(np.float32)
+        alike: dict[tuple[int, int], list[int]] = {}  # drawn and shown pictures may differ in size
+        for i, path in enumerate(paths):
+            with Image.open(path) as picture:
+                alike.setdefault(picture.size, []).append(i)
+        for group in alike.values():
+            seen = self._networks_see(read_pictures([paths[i] for i in group]))
+            for place, i in enumerate(group):
+                values = {name: value[place] for name, value in seen.items()}
+                np.savez(folders[i] / "features.npz", clip=clip[i], **values)
+        return [{"path": str(path)} for path in paths]
+
+    def _networks_see(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
+        """What judge and networks see in pictures [N, H, W, 3] of one size."""
+        seen = {f"network.{name}": look(pictures) for name, look in self.extractors.items()}
         if self.judge is not None:
-            small = torch.from_numpy(resize(read_pictures(paths), JUDGE_SIZE)).permute(0, 3, 1, 2)
+            small = torch.from_numpy(resize(pictures, JUDGE_SIZE)).permute(0, 3, 1, 2)
             with torch.inference_mode():
                 seen["judge"] = self.judge.features(small).numpy()
                 words = self.judge(small)
             seen |= {word: words[word].argmax(1).numpy() for word in ("kind", "colour")}
-        if self.extractors:
-            pictures = read_pictures(paths)
-            seen |= {f"network.{name}": look(pictures) for name, look in self.extractors.items()}
-        for i, folder in enumerate(folders):
-            np.savez(folder / "features.npz", **{name: values[i] for name, values in seen.items()})
-        return [{"path": str(path)} for path in paths]
+        return seen
 
     @cached_property
     def clip(self) -> ClipTargets:

@@ -94,8 +94,11 @@ def other_base(config: GenerateConfig) -> list[str]:
         return []
     pins = read_export_facts(export)[0].base.sha256
     own = measured_hashes(config.base)
-    wrong = [name for name in own if name in pins and own[name] != pins[name]]
-    return [f"base={config.base.path}: {export} was trained on another {name}; give that base" for name in wrong]
+    wrong = [name for name in own if pins and own[name] != pins.get(name)]
+    return [
+        f"base={config.base.path}: {export} was trained on another {name}; give that base, with its variant"
+        for name in wrong
+    ]
 
 
 def other_clip(config: GenerateConfig) -> list[str]:

@@ -18,7 +18,12 @@ SHORTEST = 6
 """Shorter values of such variables are no secrets; replacing them would spoil ordinary words and numbers."""
 IN_TEXT = (
     (re.compile(r"(?<=://)[^/\s@]+(?=@)"), REDACTED),  # https://user:password@host, https://token@host
-    (re.compile(r"(?i)([\w-]*(?:token|secret|password|api_?key|access_?key|signature)=)[^&#\s\"']+"), rf"\1{REDACTED}"),
+    (
+        re.compile(
+            r"(?i)([\w-]*(?:token|secret|password|api_?key|access_?key|signature)=)(?!(?:true|false|none|null|[\d.]{1,5})\b)[^&#\s\"']+"
+        ),
+        rf"\1{REDACTED}",
+    ),
     (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{16,}"), rf"\1{REDACTED}"),
 )
 

@@ -73,10 +73,15 @@ def test_a_run_from_before_the_option_goes_on_without_an_average_and_not_with_on
     go(tmp_path, max_steps=3)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["optim"].pop("ema_decay", 0) is None
+    config["train"]["tracking"]["wandb"] = False  # an option that is gone
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=r"optim\.ema_decay: None there, 0\.6 now"):
         go(tmp_path, max_steps=4, optim=AVERAGED)
     assert go(tmp_path, max_steps=4)[0].step == 4
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"gone": 3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"put back:\n  gone: 3 there, None now$"):
+        go(tmp_path, max_steps=5)
     assert not any(name.startswith("ema.") for name in load_file(tmp_path / "step-0000004/moments.safetensors"))
 
 

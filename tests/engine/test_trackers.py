@@ -301,6 +301,11 @@ def test_time_is_split_into_waiting_steps_and_what_is_apart():
     assert timing.reduce(make_accelerator(EngineConfig())) == {}
 
 
+def test_fields_of_an_experiment_are_no_secrets_because_of_their_names():
+    text = "conditioner.aligned_token=True, mask_token=4, unknown_token=none"
+    assert redact(text) == text
+
+
 def test_redaction_knows_the_environment_urls_and_names_and_leaves_the_rest(monkeypatch):
     monkeypatch.setenv("SITE_TOKEN", "s3/cret-value")
     monkeypatch.setenv("SHORT_KEY", "train")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -208,6 +209,31 @@ def write_many(folder: Path, study: Path, *, n_samples: int) -> int:
             })  # fmt: skip
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return len(lines) * n_samples
+
+
+def test_runs_that_drew_otherwise_are_not_compared_and_the_test_part_stays_closed(evaluated, tmp_path):
+    config, _ = evaluated
+    write_many(tmp_path / "many", config.study, n_samples=2)
+    runs = {"LoRA": config.pictures.runs["LoRA"], "many": tmp_path / "many"}
+    pictures = config.pictures.model_copy(update={"runs": runs, "compare": [("LoRA", "many")]})
+    other = config.model_copy(update={"output_dir": tmp_path / "eval", "pictures": pictures})
+    assert entry.check(other).problems == []
+    every = pictures.model_copy(update={"samples": "all"})
+    (problem,) = entry.check(other.model_copy(update={"pictures": every})).problems
+    assert "pictures.compare: LoRA and many drew other pictures, or not as many" in problem
+
+
+def test_drawn_and_shown_pictures_may_differ_in_size(evaluated, tmp_path):
+    config, _ = evaluated
+    shutil.copytree(config.pictures.runs["LoRA"], tmp_path / "large")
+    for path in (tmp_path / "large" / "images").glob("*.png"):
+        with Image.open(path) as image:
+            image.resize((128, 128), Image.Resampling.NEAREST).save(path)
+    pictures = config.pictures.model_copy(update={"runs": {"large": tmp_path / "large"}})
+    none = config.retrieval.model_copy(update={"run": None})
+    entry.main(config.model_copy(update={"output_dir": tmp_path / "eval", "pictures": pictures, "retrieval": none}))
+    rows, _ = read_rows(tmp_path / "eval" / "metrics.json")
+    assert next(row for row in rows if row.metric == "two_way_clip" and row.subject == MEAN).value > 0.95
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def test_the_difference_of_two_runs_is_that_of_their_figures_with_a_narrower_int
         assert row.model == "good − fair"
         assert row.value == pytest.approx(own[name].value - other[name].value)
         assert row.control == pytest.approx(own[name].control - other[name].control, abs=1e-12)
-        assert row.chance == 0
+        assert row.chance == (None if own[name].chance is None else 0)
     row = difference["two_way_judge"]
     assert row.low > 0 > means(difference_rows(fair, good, **DRAWS))["two_way_judge"].high
     assert row.high - row.low < sum(r["two_way_judge"].high - r["two_way_judge"].low for r in (own, other))

@@ -75,11 +75,13 @@ class TTDAccelerator(Accelerator):
         DDP and ZeRO-1 do so by themselves; ZeRO-2 and ZeRO-3 would send them after every micro-batch. The price is one whole
         gradient of the trainable weights on every rank (93 MB for SDXL's LoRA of rank 16).
         """
-        accumulates = self.distributed_type == DistributedType.DEEPSPEED and self.ttd.accumulation > 1
-        if not accumulates or deepspeed_stage() < 2:
+        if self.distributed_type != DistributedType.DEEPSPEED or self.ttd.accumulation == 1:
             yield
             return
         engine = self.deepspeed_engine_wrapped.engine
+        if engine.zero_optimization_stage() < 2:
+            yield
+            return
         self._collects = True
         try:
             with engine.coalesce_grad_reduction():

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import subprocess
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,35 @@ def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     return {path: tree}
 
 
+def _read_today(tree: Any, schema: type[Config]) -> Any:
+    """A configuration as today's schema completes it, without options that are gone; as it is where that fails."""
+    known = copy.deepcopy(tree)
+    try:
+        schema.model_validate(known)
+    except ValidationError as error:
+        for gone in (problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"):
+            place = known
+            for part in gone[:-1]:
+                place = place.get(part, place)  # the name of a union's variant is no key
+            place.pop(gone[-1], None)
+    try:
+        return redact(schema.model_validate(known).model_dump(mode="json"))
+    except ValidationError:
+        return tree
+
+
 def changed_keys(output_dir: Path, resolved: Config) -> list[str]:
     """Keys in which ``resolved`` differs from the experiment that ``output_dir`` holds, with both values.
 
     What an older version wrote is read with today's defaults: without an option that has been learnt since, all is as before.
+    What it wrote of an option that is gone is a difference.
     """
     path = output_dir / "config.yaml"
     if not path.exists():
         return []
-    old_tree = yaml.safe_load(path.read_text())
-    with suppress(ValidationError):  # an option of then that is gone stands among the differences
-        old_tree = redact(type(resolved).model_validate(old_tree).model_dump(mode="json"))
-    old, new = _flat(old_tree), _flat(redact(resolved.model_dump(mode="json")))
+    written = yaml.safe_load(path.read_text())
+    old, new = _flat(_read_today(written, type(resolved))), _flat(redact(resolved.model_dump(mode="json")))
+    old = {key: value for key, value in _flat(written).items() if key not in new} | old
     return [
         f"{'.'.join(key)}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in {**old, **new}

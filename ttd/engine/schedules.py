@@ -30,7 +30,8 @@ class OptimConfig(Config):
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """The cosine's floor as a fraction of ``lr``."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Validate and export an exponential moving average of the weights with this decay (0.999: over about 1,000 updates)."""
+    """Validate and export an exponential moving average of the weights with this decay (0.999: over about 1,000 updates). Running
+    statistics of batch norms are not averaged: take a decay that is short beside theirs."""
 
 
 def lr_at(config: OptimConfig, step: int, max_steps: int) -> float:

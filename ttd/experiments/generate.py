@@ -32,7 +32,8 @@ class GenerateConfig(Config):
     """Pictures drawn per item, each from a first noise of its own. Of several, those are kept whose CLIP embeddings lie nearest
     the one that the EEG predicts, as MindEye does (Scotti et al., 2023, arXiv:2305.18274); the control likewise."""
     keep: int = Field(default=1, ge=1)
-    """How many of them are saved, nearest first: picture.png, picture-2.png, … Evaluation reads the first."""
+    """How many of them are saved, nearest first: picture.png, picture-2.png, … Evaluation reads the first, or all with
+    pictures.samples=all."""
     clip: str | None = None
     """Folder or repository of the CLIP that alignment compared with; needed where not all candidates are kept, and gives those
     that are kept their order (without it: as drawn)."""

@@ -160,7 +160,7 @@ def scores(
     for name, features in seen.networks.items():
         table |= network_score(name, features, truth.networks[name], seed=seed)
     if lpips is not None:
-        table["lpips"] = (lambda r, own: lpips(generated[r], shown[own])), None
+        table["lpips"] = in_pieces(lpips, generated.shape[1]), None
     for name, named, true in (("kind", seen.kind, truth.kind), ("colour", seen.colour, truth.colour)):
         if named is not None and true is not None:
             table[f"named_{name}"] = naming(named, true), 1 / len(np.unique(true))
@@ -249,7 +249,7 @@ def scored_run(
     extra = {
         "pixcorr": {"size": pixel_size}, "ssim": {"size": pixel_size},
         "two_way_clip": {"gallery": len(pictures)}, "two_way_judge": {"gallery": len(pictures)},
-        "image_retrieval_top1": {"gallery": ways}, "lpips": {"size": shown.shape[1]},
+        "image_retrieval_top1": {"gallery": ways}, "lpips": {"size": generated.shape[1]},
     }  # fmt: skip
     extra |= {
         f"two_way_{name}": {"gallery": len(pictures)} for name in ("alexnet_2", "alexnet_5", "inception", "clip_l")
@@ -273,10 +273,11 @@ def reconstruction_rows(run: ScoredRun, *, seed: int, n_resamples: int, n_draws:
 
 
 def difference_rows(first: ScoredRun, second: ScoredRun, *, seed: int, n_resamples: int, n_draws: int) -> list[Row]:
-    """Rows of the first run minus the second, picture by picture and subject by subject; no difference is chance.
+    """Rows of the first run minus the second, picture by picture and subject by subject.
 
-    Both are paired with the same wrong pictures for the control. There is no permutation test: under permuted names neither run
-    knows anything, which says nothing of one against the other.
+    Where a metric has a chance level, that of the difference is 0; elsewhere runs that know nothing differ as well (in their
+    look), and the control says by how much. Both are paired with the same wrong pictures for it. There is no permutation
+    test: under permuted names neither run knows anything, which says nothing of one against the other.
 
     Raises:
         ValueError: the runs drew other pictures, or pictures for other subjects.
@@ -301,7 +302,7 @@ def difference_rows(first: ScoredRun, second: ScoredRun, *, seed: int, n_resampl
     for metric in first.table:
         rows += rows_of(
             metric, f"{first.model} − {second.model}", difference(metric), first.subject[a], first.own[a],
-            chance=0.0, labels={**first.labels[metric], "minus": second.model},
+            chance=None if first.table[metric][1] is None else 0.0, labels={**first.labels[metric], "minus": second.model},
             seed=seed, n_resamples=n_resamples, n_draws=n_draws,
         )  # fmt: skip
     return rows
