@@ -241,6 +241,7 @@ class Features:
     def __init__(self, config: EvalConfig, accelerator: TTDAccelerator):
         self.config, self.accelerator = config, accelerator
         self.folder = config.output_dir / "features"
+        self.sha256: dict[Path, str] = {}
 
     def make(self, paths: list[Path]) -> None:
         """Look at every file that has not been looked at. Every rank must call it.
@@ -251,9 +252,9 @@ class Features:
         if not paths:
             return
         networks = [folder for folder in (self.config.pictures.clip, self.config.pictures.judge) if folder is not None]
-        models: list[Any] = [*self.extractors.values(), *([self.lpips] if self.lpips else [])]
-        identities = [content_hash(networks), *(model.identity for model in models)]
-        files = {sha256(path.read_bytes()).hexdigest(): path for path in paths}
+        identities = [content_hash(networks), *(look.identity for look in self.extractors.values())]
+        self.sha256 = {path: sha256(path.read_bytes()).hexdigest() for path in dict.fromkeys(paths)}
+        files = {sha: path for path, sha in self.sha256.items()}
         items = [Item(sha, files[sha]) for sha in sorted(files)]
         result = run_items(
             items, self._look, self.folder, inputs=identities, config=ItemsConfig(batch_size=self.config.batch_size),
@@ -311,8 +312,7 @@ class Features:
         """What ``make`` saw in these files, in their order."""
         rows = []
         for path in paths:
-            sha = sha256(path.read_bytes()).hexdigest()
-            with np.load(self.folder / sha / "features.npz", allow_pickle=False) as file:
+            with np.load(self.folder / self.sha256[path] / "features.npz", allow_pickle=False) as file:
                 rows.append({name: file[name] for name in file.files})
         seen = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         own = {name: seen.pop(name) for name in [*seen] if name.startswith("network.")}

@@ -124,7 +124,7 @@ def test_a_tracker_that_is_missing_is_told_before_training_on_every_rank(name, t
     if importlib.util.find_spec(name):
         pytest.skip(f"{name} is installed")
     for place in (Place(), Place(rank=1, local_rank=1)):
-        with pytest.raises(UserError, match=f"tracking.to: {name} is not installed; pip install {name}"):
+        with pytest.raises(UserError, match=f"train.tracking.to: {name} is not installed; pip install {name}"):
             Tracker(tmp_path, TrackingConfig(to=(name,)), Experiment(), place)
 
 
@@ -132,7 +132,7 @@ def test_wandb_online_without_a_key_is_told_before_training(monkeypatch, tmp_pat
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     for mode in ("online", "shared"):
         (problem,) = check_tracking(TrackingConfig(to=("wandb",), wandb_mode=mode))
-        assert problem.startswith(f"tracking.wandb_mode={mode}: there is no API key")
+        assert problem.startswith(f"train.tracking.wandb_mode={mode}: there is no API key")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     assert check_tracking(TrackingConfig(to=("wandb",), wandb_mode="online")) == []
 

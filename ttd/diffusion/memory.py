@@ -118,9 +118,8 @@ def count(
 
     with torch.device("meta"):
         unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
-    nn.Module.to(
-        unet, dtype
-    )  # diffusers' own way warns of modules that it would keep in float32, of which there are none
+    # diffusers' own way warns of modules that it would keep in float32, of which there are none.
+    nn.Module.to(unet, dtype)
     n_lora = add_lora(unet, lora)
     frozen = sum(p.numel() * p.element_size() for p in unet.parameters() if not p.requires_grad)
     per_sample, largest = saved(unet.train(), size=size, n_tokens=n_tokens)

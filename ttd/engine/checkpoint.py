@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -233,9 +234,12 @@ def load_weights(folder: Path, module: nn.Module) -> None:
     Raises:
         UserError: the state is damaged or does not fit, naming the tensors.
     """
-    weights, moments = _fitting_weights(folder, module), load_file(folder / "moments.safetensors")
+    weights = _fitting_weights(folder, module)
+    with safe_open(folder / "moments.safetensors", framework="pt") as moments:  # the averages alone are read
+        for name in {f"ema.{name}" for name in weights} & set(moments.keys()):
+            weights[name.removeprefix("ema.")] = moments.get_tensor(name)
     for name, value in {**trainable(module), **persistent_buffers(module)}.items():
-        value.data.copy_(moments.get(f"ema.{name}", weights[name]))
+        value.data.copy_(weights[name])
 
 
 @torch.no_grad()

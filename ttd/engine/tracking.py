@@ -130,13 +130,13 @@ def wandb_mode(config: TrackingConfig) -> str:
 def check_tracking(config: TrackingConfig) -> list[str]:
     """Why ``config`` cannot be followed here, in sentences; entries add them to their plan. Imports no tracker."""
     problems = [
-        f"tracking.to: {name} is not installed; pip install {name}, or leave it out"
+        f"train.tracking.to: {name} is not installed; pip install {name}, or leave it out"
         for name in config.to
         if importlib.util.find_spec(name) is None
     ]
     if "wandb" in config.to and wandb_mode(config) in ("online", "shared") and not _has_wandb_key():
         problems.append(
-            f"tracking.wandb_mode={wandb_mode(config)}: there is no API key in WANDB_API_KEY or ~/.netrc; "
+            f"train.tracking.wandb_mode={wandb_mode(config)}: there is no API key in WANDB_API_KEY or ~/.netrc; "
             "set it (wandb login), or take 'offline' and send the folders later (wandb sync)"
         )
     return problems
