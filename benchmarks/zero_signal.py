@@ -18,7 +18,8 @@ from ttd.data.reader import ShardReader
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.targets import TargetTable
 from ttd.metrics.decoding import retrieval_rows
-from ttd.metrics.table import MEAN
+from ttd.metrics.retrieval import cosine_similarity
+from ttd.metrics.row import MEAN
 from ttd.objectives.contrastive import load_aligned
 from ttd.seeding import numpy_rng
 
@@ -45,13 +46,15 @@ def main(run: Path, shards: Path, draws: int) -> None:
             predicted = torch.cat([aligned(part) for part in noise.split(100)]).numpy()
         names = numpy_rng(draw, "names").permutation(len(pictures))[own]
         for what, embedding, paired in (("noise", predicted, own), ("permuted names", signal, names)):
-            for row in retrieval_rows("x", embedding, gallery, subject, paired, seed=draw, **SETTINGS):
+            for row in retrieval_rows(
+                "x", [cosine_similarity(embedding, gallery)], subject, paired, seed=draw, **SETTINGS
+            ):
                 if row.subject == MEAN:
                     key = what, row.title
                     inside.setdefault(key, []).append(row.chance_low <= row.value <= row.chance_high)
     for (what, title), hits in inside.items():
         print(f"{what}, {title}: inside its interval in {sum(hits)} of {len(hits)} draws")
-    rows = retrieval_rows("x", signal, gallery, subject, own, seed=0, **SETTINGS)
+    rows = retrieval_rows("x", [cosine_similarity(signal, gallery)], subject, own, seed=0, **SETTINGS)
     for row in (r for r in rows if r.subject == MEAN):
         chance = f"chance {row.chance_low:.3f} to {row.chance_high:.3f}, p {row.p:.4f}"
         print(f"the recordings under their names, {row.title}: {row.value:.3f}, {chance}")

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ttd.bridge.conditioner import EEGConditioner
 from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
+from ttd.data.controls import noise_like, pre_stimulus
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
@@ -159,8 +160,9 @@ def main(config: GenerateConfig) -> None:
 def choose_items(config: GenerateConfig, index: ShardIndex) -> list[Item]:
     """What to draw: ``n_items`` pictures per subject in an order keyed by the picture, then the controls.
 
-    The shuffled control gives each picture the EEG of the next one in that order, so never its own. Where trials are
-    paired by class, a picture has several samples: first one of each picture, then the second of each.
+    The shuffled control gives each picture the EEG of the next one in that order, so never its own; the other controls have its
+    own epoch, of which ``blind`` leaves nothing that knows the picture. Where trials are paired by class, a picture has several
+    samples: first one of each picture, then the second of each.
     """
     subjects, shas, names = (index.column(name) for name in ("subject", "image_sha256", "image_id"))
     items: list[Item] = []
@@ -174,13 +176,13 @@ def choose_items(config: GenerateConfig, index: ShardIndex) -> list[Item]:
         rows.sort(key=lambda row: (again[row], key(config.seed, "item", str(shas[row]))))
         rows = rows[: config.n_items]
         for control in (None, *config.controls):
-            if control and len(rows) < 2:
+            if control == "shuffled" and len(rows) < 2:
                 raise UserError(f"controls: subject {subject} has {len(rows)} picture; a shuffled control needs 2")
             for place, row in enumerate(rows):
                 name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{subject}_{names[row]}") + f"_{again[row]}" * (again[row] > 0)
                 inputs = {
                     "row": row,
-                    "eeg_row": rows[(place + 1) % len(rows)] if control else row,
+                    "eeg_row": rows[(place + 1) % len(rows)] if control == "shuffled" else row,
                     "seed": key(config.seed, "picture", subject, str(shas[row])),
                     "control": control,
                 }
@@ -219,16 +221,28 @@ def draw(
     rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
     data = DataConfig(shards=config.shards, part=config.part)
     (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
-    eeg = epochs["eeg"].to(base.unet.device)
+    eeg = blind(epochs["eeg"], [item.payload["control"] for item in items], seeds, reader.index).to(base.unet.device)
     with torch.no_grad():
         condition = conditioner(eeg)
+    informed = torch.tensor([item.payload["control"] != "unconditional" for item in items], device=eeg.device)
+    context = condition.context * informed[:, None, None]  # zero is what condition dropout trains
+    pooled = condition.pooled * informed[:, None]
     candidates = []
     for number in range(config.candidates):  # the first is what is drawn without a choice
         own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
-        images = sample(base, condition.context, condition.pooled, seeds=own, config=config.sampler)
+        images = sample(base, context, pooled, seeds=own, config=config.sampler)
         candidates.append((images * 255).round().byte())
     drawn = torch.stack(candidates)
     return drawn if chooser is None else chooser(drawn, eeg, config.keep)
+
+
+def blind(eeg: Tensor, controls: list[str | None], seeds: list[int], index: ShardIndex) -> Tensor:
+    """Epochs [B, C, T] without what the item's control forbids: all of the EEG for noise and without a condition (so that the
+    choice among candidates knows nothing either), what follows the onset for the pre-stimulus window."""
+    before = pre_stimulus(eeg, tmin=index.tmin, sfreq=index.sfreq)
+    noise = noise_like(eeg, seeds)
+    by_control = {"pre_stimulus": before, "noise": noise, "unconditional": noise}
+    return torch.stack([by_control.get(control or "", eeg)[row] for row, control in enumerate(controls)])
 
 
 def hash_of(folder: Path) -> str:

@@ -24,7 +24,7 @@ from ttd.geometry.lift_job import INPUTS, item_files, read_item, summary_rows, s
 from ttd.geometry.lifter import LiftRequest
 from ttd.geometry.meshes import sample_points
 from ttd.geometry.sdf_lifter import SDFLifter
-from ttd.metrics.reconstruction import read_manifest
+from ttd.metrics.manifest import read_manifest
 from ttd.seeding import key
 from ttd.simulation.scenes import draw_scene, mesh
 from ttd.simulation.study import read_scenes

@@ -9,16 +9,18 @@ import pytest
 from PIL import Image
 
 from ttd.config import UserError
+from ttd.metrics.manifest import read_manifest, read_pictures
+from ttd.metrics.picture_scores import Described, Seen
 from ttd.metrics.reconstruction import (
-    Described,
     ScoredRun,
     difference_rows,
-    read_manifest,
-    read_pictures,
+    distribution_rows,
+    item_scores,
+    joined_seeds,
     reconstruction_rows,
     scored_run,
 )
-from ttd.metrics.table import MEAN
+from ttd.metrics.row import MEAN
 
 N = 24
 
@@ -49,7 +51,7 @@ def write_run(folder: Path, quality: float, *, subjects=("01", "02")) -> None:
 DRAWS = {"seed": 0, "n_resamples": 200, "n_draws": 3}
 
 
-def scored(folder: Path) -> ScoredRun:
+def scored(folder: Path, *, pairwise: bool = False) -> ScoredRun:
     items = read_manifest(folder)
     paths = {item["image_sha256"]: item["shown_path"] for item in items}
     shas = sorted(paths)
@@ -58,12 +60,13 @@ def scored(folder: Path) -> ScoredRun:
     def described(images: np.ndarray) -> Described:
         flat = images.reshape(len(images), -1)
         word = (1e3 * flat.sum(1)).astype(int) % 6
-        return Described(clip=flat, judge=flat[:, ::3], kind=word, colour=word)
+        networks = {"fid_inception": flat[:, :8]}
+        return Described(clip=flat, judge=flat[:, ::3], kind=word, colour=word, networks=networks)
 
     truth = described(shown)
     return scored_run(
-        folder.name, items, generated, described(generated), shas, shown, truth, clip_centre=truth.clip.mean(0),
-        pixel_size=16, ways=50, labels={"channels": 63},
+        folder.name, items, Seen(generated, described(generated)), shas, Seen(shown, truth),
+        clip_centre=truth.clip.mean(0), pixel_size=16, ways=50, labels={"channels": 63}, pairwise=pairwise,
     )  # fmt: skip
 
 
@@ -124,7 +127,7 @@ def test_perfect_pictures_are_perfect_in_every_metric_and_both_controls_are_not(
         "repetitions": 20,
         "candidates": 1,
         "samples": 1,
-        "seeds": [0],
+        "noise_seeds": [0],
         "size": 16,
         "subjects": ["01", "02"],
     }
@@ -161,3 +164,76 @@ def test_a_picture_that_is_gone_or_broken_is_named(tmp_path):
     victim.unlink()
     with pytest.raises(UserError, match=r"path .*01-3-real.png is not there"):
         read_manifest(tmp_path)
+
+
+def test_runs_that_differ_in_their_seed_are_averaged_item_by_item(tmp_path):
+    for name, quality in (("good", 0.9), ("fair", 0.5)):
+        write_run(tmp_path / name, quality=quality)
+    good, fair = scored(tmp_path / "good"), scored(tmp_path / "fair")
+    both = means(reconstruction_rows(joined_seeds([good, fair]), **DRAWS))["two_way_judge"]
+    own, other = (means(reconstruction_rows(run, **DRAWS))["two_way_judge"].value for run in (good, fair))
+    assert both.value == pytest.approx((own + other) / 2)
+    assert both.sd == pytest.approx(abs(own - other) / 2**0.5)
+    write_run(tmp_path / "one", quality=0.9, subjects=("01",))
+    with pytest.raises(ValueError, match="its runs drew other pictures"):
+        joined_seeds([good, scored(tmp_path / "one")])
+
+
+def test_pair_wise_scores_of_perfect_pictures_are_1_whatever_the_direction_and_their_controls_sit_at_half(tmp_path):
+    write_run(tmp_path, quality=1.0)
+    rows = means(reconstruction_rows(scored(tmp_path, pairwise=True), **DRAWS))
+    for name in ("pairwise_mse", "pairwise_pcc", "pairwise_ssim"):
+        assert rows[name].value == 1
+        assert rows[name].chance == 0.5
+        assert rows[name].control == pytest.approx(0.5, abs=0.06)
+
+
+def test_fid_and_kid_do_not_see_who_belongs_to_whom(tmp_path):
+    write_run(tmp_path, quality=1.0)
+    rows = {row.metric: row for row in distribution_rows(scored(tmp_path), seed=0)}
+    assert set(rows) == {"fid", "kid"}
+    assert rows["fid"].value == pytest.approx(0, abs=1e-3)
+    assert rows["fid"].control_generated == pytest.approx(0, abs=1e-3), "the same pictures in another order"
+    assert rows["fid"].control > 0.01, "two halves of the shown pictures"
+    assert rows["fid"].low is None
+
+
+def test_scores_of_items_are_those_of_the_table(tmp_path):
+    write_run(tmp_path, quality=0.5)
+    items = read_manifest(tmp_path)
+    records = item_scores(scored(tmp_path), items, lambda kind, colour: {"kind": str(kind), "colour": str(colour)})
+    assert [record["key"] for record in records] == [item["key"] for item in items]
+    real = [record for record in records if record["control"] is None]
+    rows = score(tmp_path)
+    for metric in ("ssim", "two_way_judge", "named_kind"):
+        assert np.mean([record["scores"][metric] for record in real]) == pytest.approx(rows[metric].value, abs=1e-5)
+    assert all((r["named"]["kind"] == r["true"]["kind"]) == (r["scores"]["named_kind"] == 1) for r in records)
+
+
+def test_pictures_of_nothing_lie_inside_their_chance_intervals_8_times_in_10_or_more_each_score_alone(tmp_path):
+    write_run(tmp_path, quality=1.0)
+    items = [item for item in read_manifest(tmp_path) if item["control"] is None]
+    paths = {item["image_sha256"]: item["shown_path"] for item in items}
+    inside: dict[str, int] = {}
+
+    def random(n: int, rng: np.random.Generator) -> Seen:
+        words = rng.integers(0, 4, (2, n))
+        return Seen(
+            rng.random((n, 12, 12, 3)).astype(np.float32),
+            Described(rng.normal(size=(n, 8)), rng.normal(size=(n, 8)), kind=words[0], colour=words[1]),
+        )
+
+    for draw in range(10):
+        rng = np.random.default_rng(draw)
+        run = scored_run(
+            "x", items, random(len(items), rng), sorted(paths), random(len(paths), rng), clip_centre=np.zeros(8),
+            pixel_size=12, ways=20, labels={}, pairwise=True,
+        )  # fmt: skip
+        for name, row in means(reconstruction_rows(run, **DRAWS)).items():
+            if row.chance is not None:
+                inside[name] = inside.get(name, 0) + (row.chance_low <= row.value <= row.chance_high)
+    assert set(inside) == {
+        "two_way_clip", "two_way_judge", "image_retrieval_top1", "named_kind", "named_colour",
+        "pairwise_mse", "pairwise_pcc", "pairwise_ssim",
+    }  # fmt: skip
+    assert min(inside.values()) >= 8, inside

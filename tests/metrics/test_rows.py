@@ -7,8 +7,10 @@ import pytest
 
 from ttd.config import UserError
 from ttd.metrics.decoding import retrieval_rows
+from ttd.metrics.retrieval import cosine_similarity
+from ttd.metrics.row import MEAN, read_rows
 from ttd.metrics.rows import by_subject_and_picture, permutation_test, rows_of
-from ttd.metrics.table import MEAN, read_rows, replace_section, table_markdown, write_results
+from ttd.metrics.table import replace_section, table_markdown, write_results
 
 SETTINGS = {"seed": 0, "n_resamples": 300, "n_draws": 3}
 
@@ -66,7 +68,9 @@ def test_perfect_embeddings_are_retrieved_and_random_ones_sit_at_chance():
     gallery = np.random.default_rng(0).normal(size=(60, 16))
     subject, own = two_subjects()
     for predicted, expected in ((gallery[own], 1.0), (np.random.default_rng(1).normal(size=(120, 16)), 0.1)):
-        rows = retrieval_rows("x", predicted, gallery, subject, own, ways=[10, 200], labels={}, **SETTINGS)
+        rows = retrieval_rows(
+            "x", [cosine_similarity(predicted, gallery)], subject, own, ways=[10, 200], labels={}, **SETTINGS
+        )
         row = next(r for r in rows if r.metric == "retrieval_top1" and r.labels["gallery"] == 10 and r.subject == MEAN)
         assert row.value == pytest.approx(expected, abs=0.06)
         assert row.control == pytest.approx(0.1, abs=0.04)
@@ -148,7 +152,8 @@ def test_random_predictions_lie_inside_their_chance_intervals_8_times_in_10_or_m
     inside: dict[str, int] = {}
     for draw in range(10):
         rows = retrieval_rows(
-            "x", rng.normal(size=(120, 8)), rng.normal(size=(60, 8)), subject, picture, ways=(50,), labels={},
+            "x", [cosine_similarity(rng.normal(size=(120, 8)), rng.normal(size=(60, 8)))], subject, picture, ways=(50,),
+            labels={},
             **SETTINGS | {"seed": draw},
         )  # fmt: skip
         for row in rows:

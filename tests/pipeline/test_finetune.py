@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,7 +32,8 @@ from ttd.data.splits import SplitManifest, read_ledger
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.writer import ShardWriter
 from ttd.diffusion.lora import LoRAConfig, add_lora
-from ttd.diffusion.sdxl import Base
+from ttd.diffusion.sampler import SamplerConfig, sample
+from ttd.diffusion.sdxl import Base, BaseConfig, load_base
 from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD, identity
 from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.experiments.align import AlignConfig
@@ -38,6 +41,7 @@ from ttd.experiments.finetune import FinetuneConfig, FromScratch
 from ttd.experiments.generate import GenerateConfig
 from ttd.objectives.conditional_diffusion import ConditionalDiffusion
 from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
+from ttd.objectives.finetuned import load_finetuned
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -193,6 +197,32 @@ def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
     (place / "pictures" / "items" / own[0]["key"] / "status.json").unlink()  # as if killed before it was finished
     assert generate(place) == 0
     assert hashes(place / "pictures") == before
+
+
+def test_controls_are_drawn_from_what_cannot_know_the_picture(place):
+    assert finetune(place, "run") == 0
+    assert generate(place, "controls=[shuffled,pre_stimulus,noise,unconditional]") == 0
+    items = [json.loads(line) for line in (place / "pictures" / "manifest.jsonl").read_text().splitlines()]
+    assert Counter(item["control"] for item in items) == dict.fromkeys(
+        (None, "shuffled", "pre_stimulus", "noise", "unconditional"), 2 * 3
+    )
+    base = load_base(BaseConfig(path=str(place / "base")), device=torch.device("cpu"), with_vae=True)
+    load_finetuned(place / "run" / "export", base)  # its LoRA goes into the UNet
+    free = [item for item in items if item["control"] == "unconditional"]
+    nothing = torch.zeros(len(free), 4, base.unet.config.cross_attention_dim), torch.zeros(len(free), base.pooled_dim)
+    expected = sample(base, *nothing, seeds=[item["seed"] for item in free], config=SamplerConfig(steps=3))
+    for item, picture in zip(free, expected, strict=True):
+        drawn = np.array(Image.open(place / "pictures" / item["path"]), int)
+        assert np.abs(drawn - (picture * 255).round().permute(1, 2, 0).numpy()).max() <= 1
+
+    eeg, index = torch.randn(5, 3, 20), SimpleNamespace(tmin=-0.1, sfreq=100.0)
+    named = [None, "shuffled", "pre_stimulus", "noise", "unconditional"]
+    blind = ttd.generate.blind(eeg, named, [1, 2, 3, 4, 5], index)
+    assert torch.equal(blind[:2], eeg[:2])
+    assert torch.equal(blind[2, :, :10], eeg[2, :, :10])
+    assert not blind[2, :, 10:].any()
+    assert not torch.equal(blind[3], blind[4])
+    assert not (blind[3:] == eeg[3:]).any()
 
 
 def test_bfloat16_arithmetic_gives_nearly_the_losses_of_float32(place, other_precision):

@@ -13,14 +13,27 @@ from ttd.config import Config
 class RetrievalConfig(Config):
     """EEG → image retrieval by an aligned encoder, beside the linear baseline."""
 
-    run: Path | None = None
-    """Run folder of an alignment; without it no retrieval is scored."""
+    run: Path | tuple[Path, ...] | None = None
+    """Run folder of an alignment, or several that differ in their seed: scored as their mean, with its spread over seeds. Without
+    it no retrieval is scored."""
     ways: tuple[int, ...] = (50, 200)
     """Sizes of the gallery; a size beyond the number of test pictures becomes that number."""
     repetitions: tuple[int, ...] = (20, 4, 1)
     """How many test repetitions are averaged, one set of rows each."""
     ridge: bool = True
     """Fit the pooled half-whitened ridge on the same split and score it beside the encoder."""
+    occlusion: bool = True
+    """Hide times and electrodes one after the other and see what retrieval loses (occlusion.json); about 80 passes of the encoder
+    over the test part."""
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """The run folders, one for each seed."""
+        return _folders(self.run)
+
+
+def _folders(value: Path | tuple[Path, ...] | None) -> tuple[Path, ...]:
+    return () if value is None else (value,) if isinstance(value, Path) else value
 
 
 class BinsConfig(Config):
@@ -35,8 +48,9 @@ class BinsConfig(Config):
 class PicturesConfig(Config):
     """Generated pictures against those shown."""
 
-    runs: dict[str, Path] = Field(default_factory=dict)
-    """Generation runs by the name they get in the table."""
+    runs: dict[str, Path | tuple[Path, ...]] = Field(default_factory=dict)
+    """Generation runs by the name they get in the table; several of one name differ in their training seed and are scored as
+    their mean, with its spread."""
     samples: Literal["first", "all"] = "first"
     """Where several pictures of an item were kept: the first alone, or all of them, each item's score their mean."""
     compare: list[tuple[str, str]] = Field(default_factory=list)
@@ -46,16 +60,26 @@ class PicturesConfig(Config):
     judge: Path | None = Path("weights/tiny/judge")
     """Independent classifier of kind and colour; null where there is none for these pictures."""
     networks: tuple[
-        Literal["alexnet_2", "alexnet_5", "inception", "clip", "efficientnet", "swav", "vit_h_14", "lpips"], ...
+        Literal[
+            "alexnet_2", "alexnet_5", "inception", "clip", "efficientnet", "swav", "vit_h_14", "lpips", "fid_inception"
+        ],
+        ...,
     ] = ()
     """Networks of the published tables (``ttd.metrics.network_table``), for photographs; they need the extra ttd[metrics] and
     their weights. "clip" is ViT-L/14 as those tables read it, beside ``clip`` above."""
     network_weights: Path | None = None
     """Folder with their weights; without it the caches of torch hub and Hugging Face."""
+    pairwise: bool = False
+    """DreamDiffusion's pair-wise scores: every drawn picture beside every shown one, so items × pictures comparisons."""
     ways: int = Field(default=50, ge=2)
     """Gallery of the retrieval of pictures."""
     pixel_size: int = Field(default=425, ge=16)
     """Both sides are brought to this size for PixCorr and SSIM; 425 is that of published figures."""
+
+    @property
+    def folders(self) -> dict[str, tuple[Path, ...]]:
+        """The generation runs of each name, one for each seed."""
+        return {name: _folders(value) for name, value in self.runs.items()}
 
     @model_validator(mode="after")
     def _named(self) -> PicturesConfig:
@@ -67,7 +91,7 @@ class PicturesConfig(Config):
 
 class EvalConfig(Config):
     output_dir: Path
-    """Receives ``metrics.json`` and ``table.md``."""
+    """Receives ``metrics.json``, ``table.md``, ``table.tex``, ``items.jsonl``, ``retrieval.jsonl`` and ``occlusion.json``."""
     seed: int = 0
     """Of the bootstrap and of the re-paired controls."""
     shards: Path

@@ -43,6 +43,7 @@ class GenerateConfig(Config):
     """Pictures per subject, the same ones for each; all when not given."""
     n_repetitions: int | None = Field(default=None, ge=1)
     """Presentations averaged into one epoch; all when not given."""
-    controls: tuple[Literal["shuffled"], ...] = ()
-    """shuffled: once more with the EEG of another picture of the same subject, which must score at chance."""
+    controls: tuple[Literal["shuffled", "pre_stimulus", "noise", "unconditional"], ...] = ()
+    """Once more for every item, which must score at chance: with the EEG of another picture of the same subject, with all from
+    the onset on hidden, with noise as strong as the EEG, without any condition."""
     items: ItemsConfig = ItemsConfig(batch_size=32)

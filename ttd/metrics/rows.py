@@ -5,14 +5,14 @@ Letters: R items (one prediction of one subject for one picture), S subjects, M 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ttd.metrics.table import MEAN, Row
+from ttd.metrics.row import MEAN, Row
 from ttd.metrics.uncertainty import bootstrap_interval, grand_mean, shuffled_control
 from ttd.seeding import key, numpy_rng
 
@@ -75,14 +75,10 @@ def permutation_test(
     return Permutation(float(low), float(high), (1 + reached) / (1 + n_permutations))
 
 
-def _figures(table: np.ndarray, *, seed: int, n_resamples: int) -> tuple[float, float, float]:
-    return grand_mean(table), *bootstrap_interval(table, seed=seed, n_resamples=n_resamples)
-
-
 def rows_of(
     metric: str,
     model: str,
-    score: Score,
+    score: Score | Sequence[Score],
     subject: np.ndarray,
     picture: np.ndarray,
     *,
@@ -92,54 +88,67 @@ def rows_of(
     n_resamples: int = 2000,
     n_draws: int = 5,
     wrong_eeg: np.ndarray | None = None,
+    concept: np.ndarray | None = None,
     permute: bool = False,
 ) -> list[Row]:
     """Rows of one metric: one per subject, and their mean.
 
     Args:
-        score: the metric as a function of a pairing.
+        score: the metric as a function of a pairing; several, one per training seed, are averaged item by item, and the spread of
+            their figures stands beside the mean.
         subject, picture: of each item [R].
         chance: analytic chance level, None where only the control tells.
         labels: what must agree before two figures are compared; ``subjects`` is filled in here.
         wrong_eeg: marks items [R] that were made from the EEG of another picture. They are no part of the value.
+        concept: of each item [R]; where concepts have several pictures, a second interval draws whole concepts.
         permute: test the mean over subjects by permutation; each picture is scored under each other's name.
     """
+    seeds = [score] if callable(score) else list(score)
+    both = over_seeds(seeds)
     wrong_eeg = np.zeros(len(subject), bool) if wrong_eeg is None else wrong_eeg
     (real,) = np.nonzero(~wrong_eeg)
     (wrong,) = np.nonzero(wrong_eeg)
     subjects, pictures = subject[real], picture[real]
-    values = score(real, pictures)
-    control = mispaired_scores(lambda r, own: score(real[r], own), subjects, pictures, seed=seed, n_draws=n_draws)
-    wrong_values = score(wrong, picture[wrong]) if len(wrong) else np.empty(0)
+    values = [one(real, pictures) for one in seeds]
+    control = mispaired_scores(lambda r, own: both(real[r], own), subjects, pictures, seed=seed, n_draws=n_draws)
+    wrong_values = both(wrong, picture[wrong]) if len(wrong) else np.empty(0)
+    drawn = partial(bootstrap_interval, seed=seed, n_resamples=n_resamples)
 
     rows = []
     names = [str(s) for s in np.unique(subjects)]
     for name in [MEAN, *names]:
         mine = np.ones(len(real), bool) if name == MEAN else subjects == name
         theirs = np.ones(len(wrong), bool) if name == MEAN else subject[wrong] == name
-        table = by_subject_and_picture(values[mine], subjects[mine], pictures[mine])
+        tables = [by_subject_and_picture(v[mine], subjects[mine], pictures[mine]) for v in values]
+        table = np.mean(tables, axis=0)
         shuffled = by_subject_and_picture(control[mine], subjects[mine], pictures[mine])
-        figures = _figures(table, seed=seed, n_resamples=n_resamples)
-        control_figures = _figures(shuffled, seed=seed, n_resamples=n_resamples)
-        test = None
+        low, high = drawn(table)
+        control_low, control_high = drawn(shuffled)
+        more: dict[str, float] = {}
+        if concept is not None:
+            _, first = np.unique(pictures[mine], return_index=True)
+            groups = concept[real][mine][first]
+            if 1 < len(np.unique(groups)) < len(groups):
+                more["concept_low"], more["concept_high"] = drawn(table, groups=groups)
+        if len(seeds) > 1:
+            more["sd"] = float(np.std([grand_mean(t) for t in tables], ddof=1))
         if permute and name == MEAN:
-            test = permutation_test(lambda r, own: score(real[r], own), subjects, pictures, seed=seed)
-        made_wrong: tuple[float | None, ...] = (None, None, None)
+            test = permutation_test(lambda r, own: both(real[r], own), subjects, pictures, seed=seed)
+            more |= {"chance_low": test.low, "chance_high": test.high, "p": test.p}
         if len(np.unique(picture[wrong][theirs])) > 1:
             made = by_subject_and_picture(wrong_values[theirs], subject[wrong][theirs], picture[wrong][theirs])
-            made_wrong = _figures(made, seed=seed, n_resamples=n_resamples)
+            more["control_generated"] = grand_mean(made)
+            more["control_generated_low"], more["control_generated_high"] = drawn(made)
         rows.append(
             Row(
-                metric,
-                model,
-                name,
-                *figures,
-                chance,
-                *control_figures,
-                table.shape[1],
-                {**labels, "subjects": names if name == MEAN else [name]},
-                *made_wrong,
-                *((test.low, test.high, test.p) if test else ()),
+                metric, model, name, value=grand_mean(table), low=low, high=high, chance=chance,
+                control=grand_mean(shuffled), control_low=control_low, control_high=control_high, n=table.shape[1],
+                labels={**labels, "subjects": names if name == MEAN else [name]}, **more,
             )
-        )
+        )  # fmt: skip
     return rows
+
+
+def over_seeds(scores: Sequence[Score]) -> Score:
+    """The mean of the same metric over models of several training seeds, item by item."""
+    return scores[0] if len(scores) == 1 else lambda r, own: np.mean([score(r, own) for score in scores], axis=0)

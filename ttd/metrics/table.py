@@ -1,112 +1,23 @@
-"""Results as rows: a figure never travels without its interval, its chance level, its control and its labels.
+"""Results as tables: a figure never travels without its interval, its chance level, its control and its labels.
 
-``metrics.json`` holds the rows and what each metric means; ``table.md`` is the same for people. A figure compares with
-another one only if their labels agree (gallery, channels, repetitions, subjects, selection, inductive or not).
+``metrics.json`` holds the rows and what each metric means; ``table.md`` and ``table.tex`` are the same for people. Figures
+stand in one column only where their labels agree (gallery, channels, repetitions, subjects, selection, inductive or not,
+...); a figure with another label carries a mark, and a note below the table says which.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttd.config import UserError, write_json
+from ttd.config import write_json
+from ttd.metrics.catalogue import METRICS
+from ttd.metrics.row import MEAN, Row, read_rows  # noqa: F401
 
-MEAN = "mean"  # the subject of a row that averages over subjects
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a metric is: printed name, unit, whether more is better, its source."""
-
-    title: str
-    unit: str
-    direction: str
-    source: str
-
-
-METRICS = {
-    "retrieval_top1": Facts("retrieval top-1, {k}-way", "fraction", "higher", "Song et al. 2024, arXiv:2308.13234"),
-    "retrieval_top5": Facts("retrieval top-5, {k}-way", "fraction", "higher", "Song et al. 2024, arXiv:2308.13234"),
-    "mean_reciprocal_rank": Facts(
-        "mean reciprocal rank, {k}-way", "fraction", "higher", "mAP of UBP, one relevant picture"
-    ),
-    "mse": Facts("MSE", "squared intensity", "lower", "mean over RGB in [0, 1]"),
-    "pixcorr": Facts("PixCorr", "Pearson r", "higher", "MindEye2, arXiv:2403.11207"),
-    "ssim": Facts("SSIM", "index", "higher", "Wang et al. 2004; σ 1.5, grey, two-dimensional"),
-    "two_way_clip": Facts("two-way identification, CLIP", "fraction", "higher", "Ozcelik & VanRullen 2023"),
-    "two_way_judge": Facts("two-way identification, judge", "fraction", "higher", "Ozcelik & VanRullen 2023"),
-    "two_way_alexnet_2": Facts(
-        "two-way identification, AlexNet(2)", "fraction", "higher", "MindEye2, arXiv:2403.11207"
-    ),
-    "two_way_alexnet_5": Facts(
-        "two-way identification, AlexNet(5)", "fraction", "higher", "MindEye2, arXiv:2403.11207"
-    ),
-    "two_way_inception": Facts(
-        "two-way identification, Inception v3", "fraction", "higher", "MindEye2, arXiv:2403.11207"
-    ),
-    "two_way_clip_l": Facts(
-        "two-way identification, CLIP ViT-L/14", "fraction", "higher", "MindEye2, arXiv:2403.11207"
-    ),
-    "distance_efficientnet": Facts("distance, EfficientNet-B1", "1 - Pearson r", "lower", "MindEye2, arXiv:2403.11207"),
-    "distance_swav": Facts("distance, SwAV", "1 - Pearson r", "lower", "MindEye2, arXiv:2403.11207"),
-    "lpips": Facts("LPIPS, AlexNet", "distance", "lower", "Zhang et al. 2018, arXiv:1801.03924"),
-    "n_way_top1": Facts("50-way top-1, ViT-H/14", "fraction", "higher", "DreamDiffusion, arXiv:2306.16934"),
-    "image_retrieval_top1": Facts("retrieval of the picture, CLIP, {k}-way", "fraction", "higher", "cosine, top-1"),
-    "named_kind": Facts("kind named by the judge", "fraction", "higher", "independent classifier"),
-    "named_colour": Facts("colour named by the judge", "fraction", "higher", "independent classifier"),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure. ``control`` pairs predictions with wrong pictures; ``control_generated`` was made from wrong EEG;
-    ``chance_low``, ``chance_high`` and ``p`` are those of ``rows.permutation_test``, in the mean over subjects."""
-
-    metric: str
-    model: str
-    subject: str
-    value: float
-    low: float
-    high: float
-    chance: float | None
-    control: float
-    control_low: float
-    control_high: float
-    n: int
-    labels: dict[str, Any] = field(default_factory=dict)
-    control_generated: float | None = None
-    control_generated_low: float | None = None
-    control_generated_high: float | None = None
-    chance_low: float | None = None
-    chance_high: float | None = None
-    p: float | None = None
-
-    def __post_init__(self) -> None:
-        assert self.metric in METRICS, f"{self.metric} has no entry in METRICS"
-
-    @property
-    def title(self) -> str:
-        """The printed name, with the number of ways where the metric has one."""
-        return METRICS[self.metric].title.format(k=self.labels.get("gallery", "?"))
-
-
-def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """The rows and the rest of a ``metrics.json``.
-
-    Raises:
-        UserError: the file is missing or is not one of ours.
-    """
-    try:
-        content = json.loads(Path(path).read_text())
-        return [Row(**row) for row in content.pop("rows")], content
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not there; run ttd/eval.py first") from error
-    except (ValueError, TypeError, KeyError, AssertionError, AttributeError) as error:
-        raise UserError(f"{path}: not a metrics.json of this version ({error}); run ttd/eval.py again") from error
+OWN_COLUMN = ("control", "minus")
+"""Labels that the table shows elsewhere; gallery and repetitions are part of what is compared."""
 
 
 def _number(value: float | None) -> str:
@@ -114,22 +25,27 @@ def _number(value: float | None) -> str:
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    if value is None or low is None or high is None:
+        return _number(value)
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _value(row: Row) -> str:
+    return _interval(row.value, row.low, row.high) + (f", sd {row.sd:.3f}" if row.sd is not None else "")
+
+
+def _concepts(row: Row) -> str:
+    if row.concept_low is None or row.concept_high is None:
+        return "–"
+    return f"[{row.concept_low:.3f}, {row.concept_high:.3f}]"
 
 
 def _chance(row: Row) -> str:
-    if row.chance is None or row.chance_low is None or row.chance_high is None:
-        return _number(row.chance)
     return _interval(row.chance, row.chance_low, row.chance_high)
 
 
 def _p(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _markdown(header: list[str], lines: list[list[str]]) -> str:
-    rule = ["---"] * len(header)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
 
 
 def _order(row: Row) -> tuple:
@@ -142,52 +58,147 @@ def _order(row: Row) -> tuple:
     )
 
 
+def _named(row: Row) -> str:
+    return f"{row.title} {'↑' if METRICS[row.metric].direction == 'higher' else '↓'}"
+
+
+def _repetitions(row: Row) -> str:
+    return str(row.labels.get("repetitions", "–"))
+
+
+def means(rows: list[Row], *, controls: bool = False) -> list[Row]:
+    """The means over subjects in the order of the tables: those of the models, or of what must fail."""
+    return sorted((r for r in rows if r.subject == MEAN and ("control" in r.labels) == controls), key=_order)
+
+
+def unlike_labels(rows: list[Row]) -> dict[int, str]:
+    """By place in ``rows``: the labels in which a figure differs from the first one of its metric and repetitions.
+
+    A label that only one of two rows has is none they differ in: a ridge has no training seed.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    unlike = {}
+    for place, row in enumerate(rows):
+        other = first.setdefault((row.title, _repetitions(row)), row)
+        shared = [name for name in row.labels if name in other.labels and name not in OWN_COLUMN]
+        differing = [name for name in shared if row.labels[name] != other.labels[name]]
+        if differing:
+            words = ", ".join(f"{name} {row.labels[name]} instead of {other.labels[name]}" for name in differing)
+            unlike[place] = f"{row.model}: {words}"
+    return unlike
+
+
 def summary_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table of means over subjects; models stand below each other for comparison."""
+    shown = means(rows)
+    unlike = unlike_labels(shown)
+    marks = {note: f" ({number})" for number, note in enumerate(dict.fromkeys(unlike.values()), 1)}
+    concepts = any(row.concept_low is not None for row in shown)
     header = [
-        "metric", "model", "repetitions", "value [95 %]", "chance [95 % of permutations]", "p", "re-paired control",
-        "wrong-EEG control", "n",
+        "metric", "model", "repetitions", "value [95 %]", *(["95 % over concepts"] if concepts else []),
+        "chance [95 % of permutations]", "p", "re-paired control", "wrong-EEG control", "n",
     ]  # fmt: skip
     lines = []
-    for row in sorted((r for r in rows if r.subject == MEAN), key=_order):
-        arrow = "↑" if METRICS[row.metric].direction == "higher" else "↓"
+    for place, row in enumerate(shown):
         wrong = _interval(row.control_generated, row.control_generated_low, row.control_generated_high)
         lines.append([
-            f"{row.title} {arrow}", row.model, str(row.labels.get("repetitions", "–")),
-            _interval(row.value, row.low, row.high), _chance(row), _p(row.p),
+            _named(row), row.model + marks.get(unlike.get(place, ""), ""), _repetitions(row), _value(row),
+            *([_concepts(row)] if concepts else []), _chance(row), _p(row.p),
             _interval(row.control, row.control_low, row.control_high), wrong, str(row.n),
+        ])  # fmt: skip
+    return header, lines
+
+
+def notes(rows: list[Row]) -> list[str]:
+    """What must be said below the table of means: figures whose labels differ from those they stand below."""
+    unlike = dict.fromkeys(unlike_labels(means(rows)).values())
+    return [
+        f"({number}) other labels than the first figure of the metric: {note}" for number, note in enumerate(unlike, 1)
+    ]
+
+
+def control_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of what must fail: EEG or pictures that cannot know what was seen, beside the model's own figure."""
+    own = {(r.title, r.model, _repetitions(r)): r for r in means(rows)}
+    header = ["metric", "model", "repetitions", "control", "value [95 %]", "chance [95 % of permutations]", "the model"]
+    lines = []
+    for row in means(rows, controls=True):
+        model = own.get((row.title, row.model, _repetitions(row)))
+        lines.append([
+            _named(row), row.model, _repetitions(row), str(row.labels["control"]), _value(row), _chance(row),
+            _number(model.value if model else None),
         ])  # fmt: skip
     return header, lines
 
 
 def subject_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table by subject."""
-    subjects = sorted({r.subject for r in rows if r.subject != MEAN})
+    single = [r for r in rows if r.subject != MEAN and "control" not in r.labels]
+    subjects = sorted({r.subject for r in single})
     groups: dict[tuple, dict[str, Row]] = {}
-    for row in sorted((r for r in rows if r.subject != MEAN), key=_order):
-        groups.setdefault((row.title, row.model, str(row.labels.get("repetitions", "–"))), {})[row.subject] = row
+    for row in sorted(single, key=_order):
+        groups.setdefault((row.title, row.model, _repetitions(row)), {})[row.subject] = row
     lines = [[*name, *(_number(g[s].value) if s in g else "–" for s in subjects)] for name, g in groups.items()]
     return ["metric", "model", "repetitions", *subjects], lines
 
 
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """Cells as a table of Markdown."""
+    rule = ["---"] * len(header)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines])
+
+
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "–": "--", "−": "$-$", "±": r"$\pm$", "σ": r"$\sigma$", "×": r"$\times$",
+})  # fmt: skip
+"""What TeX reads otherwise than it is meant."""
+
+
+def latex(header: list[str], lines: list[list[str]]) -> str:
+    """Cells as a ``tabular`` of booktabs."""
+    rows = [" & ".join(cell.translate(LATEX) for cell in cells) + r" \\" for cells in [header, *lines]]
+    body = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    return "\n".join([*body, r"\end{tabular}"])
+
+
 def means_markdown(rows: list[Row]) -> str:
-    """The table of means over subjects as Markdown."""
-    return _markdown(*summary_cells(rows))
+    """The table of means over subjects as Markdown, with its notes."""
+    below = "\n\n".join(notes(rows))
+    return markdown(*summary_cells(rows)) + (f"\n\n{below}" if below else "")
 
 
-def table_markdown(rows: list[Row], heading: str) -> str:
-    """Both tables as Markdown below one heading."""
-    parts = [f"# {heading}", means_markdown(rows), "## By subject", _markdown(*subject_cells(rows))]
+def table_markdown(rows: list[Row], heading: str, published: str = "") -> str:
+    """All tables as Markdown below one heading; ``published`` are the figures of others, which nobody ran here."""
+    parts = [f"# {heading}", means_markdown(rows)]
+    if means(rows, controls=True):
+        parts += ["## What must fail", markdown(*control_cells(rows))]
+    parts += ["## By subject", markdown(*subject_cells(rows)), *([published.rstrip()] if published else [])]
     return "\n\n".join(parts) + "\n"
 
 
-def write_results(output_dir: Path, rows: list[Row], *, heading: str, facts: dict[str, Any]) -> None:
-    """Write ``metrics.json`` and ``table.md``, each whole or absent."""
+def table_latex(rows: list[Row], heading: str) -> str:
+    """The table of means and that of the controls for ``\\input``; needs the package booktabs."""
+    parts = [f"% {heading}", latex(*summary_cells(rows)), *(f"% {note}" for note in notes(rows))]
+    if means(rows, controls=True):
+        parts += ["% what must fail", latex(*control_cells(rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_results(
+    output_dir: Path, rows: list[Row], *, heading: str, facts: dict[str, Any], published: str = ""
+) -> None:
+    """Write ``metrics.json``, ``table.md`` and ``table.tex``, each whole or absent."""
     meaning = {name: dataclasses.asdict(METRICS[name]) for name in dict.fromkeys(r.metric for r in rows)}
-    aside = output_dir / ".table.md"
     output_dir.mkdir(parents=True, exist_ok=True)
-    aside.write_text(table_markdown(rows, heading))
-    aside.replace(output_dir / "table.md")
+    for name, text in (
+        ("table.md", table_markdown(rows, heading, published)),
+        ("table.tex", table_latex(rows, heading)),
+    ):
+        aside = output_dir / f".{name}"
+        aside.write_text(text)
+        aside.replace(output_dir / name)
     content = {**facts, "heading": heading, "metrics": meaning, "rows": [dataclasses.asdict(r) for r in rows]}
     write_json(output_dir / "metrics.json", content)
 

@@ -16,22 +16,30 @@ from ttd.seeding import numpy_rng
 
 
 def bootstrap_interval(
-    values: np.ndarray, *, seed: int, n_resamples: int = 2000, level: float = 0.95
+    values: np.ndarray,
+    *,
+    seed: int,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Percentile interval of the mean of ``values`` [N] or [S, N], pictures (last axis) drawn with replacement.
 
     Subjects are fixed: the mean over subjects of their means, so the interval speaks about other pictures, not other
-    people. NaN marks a picture that a subject did not see.
+    people. NaN marks a picture that a subject did not see. ``groups`` [N], the concept of each picture, draws whole concepts
+    instead (the cluster bootstrap of Davison & Hinkley, 1997, section 3.8): the interval then speaks about other concepts.
 
     Raises:
-        ValueError: fewer than 2 pictures.
+        ValueError: fewer than 2 pictures or groups.
     """
     table = np.atleast_2d(np.asarray(values, np.float64))
-    n = table.shape[1]
+    group = np.arange(table.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
+    n = group.max(initial=-1) + 1
     if n < 2:
         raise ValueError(f"need at least 2 pictures for an interval, got {n}")
     rng = numpy_rng(seed, "bootstrap", n)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)  # how often each picture was drawn
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)  # how often each group
+    counts = drawn[:, group]  # and so each picture
     seen = np.isfinite(table)
     totals = counts @ np.where(seen, table, 0.0).T  # [resamples, S]
     with np.errstate(invalid="ignore"):
