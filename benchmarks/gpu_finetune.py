@@ -135,7 +135,7 @@ def g4(size: Size) -> None:
 
             def draw(n=n, context=context, pooled=pooled, config=config, ours=ours) -> None:
                 if ours:
-                    sample(parts, context, pooled, seeds=range(n), config=config, latent_size=size.latent)
+                    sample(parts, context, pooled, seeds=range(n), config=config, picture_size=pixels)
                     return
                 pipe(
                     prompt_embeds=context, pooled_prompt_embeds=pooled, negative_prompt_embeds=context * 0,

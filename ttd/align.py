@@ -36,6 +36,7 @@ from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.align import AlignConfig
 from ttd.metrics.retrieval import chance, top_k_in_random_galleries
 from ttd.objectives.contrastive import Contrastive, TargetSpace, save_aligned
+from ttd.pages.card import intended_use_markdown
 from ttd.seeding import key
 
 log = logging.getLogger("ttd.align")
@@ -265,6 +266,8 @@ gallery of {config.validation.ways}:
 | measure | value |
 |---|---|
 {figures}
+
+{intended_use_markdown()}
 """)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
 from ttd.data.quarantine import guards_data
 from ttd.data.reader import ShardReader
-from ttd.data.stream import Stream, evaluation_batches, open_reader
+from ttd.data.stream import DataConfig, Stream, evaluation_batches, kept_rows, open_reader
 from ttd.data.targets import TargetTable
 from ttd.diffusion.attention import attention_problem, compile_blocks, compiler_problem, set_attention
 from ttd.diffusion.lora import add_lora, save_lora
@@ -47,10 +46,13 @@ from ttd.engine.loop import TrainResult, mean_losses, train
 from ttd.engine.run_folder import check_resumable
 from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.finetune import FinetuneConfig, FromAlignment
+from ttd.experiments.model_card import model_card
 from ttd.experiments.pipeline import describe_export
 from ttd.experiments.targets import SIZE_IDS
 from ttd.objectives.conditional_diffusion import ConditionalDiffusion
 from ttd.objectives.contrastive import Aligned, Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
+from ttd.objectives.sample_grid import SampleGrid
+from ttd.pages.card import intended_use_markdown
 from ttd.seeding import key
 
 log = logging.getLogger("ttd.finetune")
@@ -83,6 +85,8 @@ def check(config: FinetuneConfig) -> Plan:
         if part == "train":
             plan.problems += check_start(config, index)
             plan.notes.append(f"fine-tuning: {index.n_samples} samples of {len(index.subjects)} subjects")
+        elif config.samples.n and index.facts.kind == "paired":
+            plan.problems += check_pictures(config)
     for name in targets(config):
         folder = config.data.shards / "targets" / name
         if not (folder / "index.json").is_file():
@@ -101,6 +105,14 @@ def check(config: FinetuneConfig) -> Plan:
         except UserError as error:
             plan.problems.append(str(error))
     return plan
+
+
+def check_pictures(config: FinetuneConfig) -> list[str]:
+    """Why there is nothing to stand beside the samples that are drawn while training goes on."""
+    folder = config.data.shards / "images"
+    if (folder / "index.json").is_file():
+        return []
+    return [f"samples.n={config.samples.n}: {folder} has no pictures to show beside them; build it, or set samples.n=0"]
 
 
 def cut(config: FinetuneConfig) -> Fitted:
@@ -188,6 +200,7 @@ def main(config: FinetuneConfig) -> None:
         validate=lambda module: mean_losses(
             module, evaluation_batches(held_out, data, accelerator.ttd.micro), accelerator.device
         ),
+        draw=sample_grid(config, held_out, data, objective.base),
     )
     if accelerator.is_main_process:
         load_weights(step_folder(config.output_dir, result.best_step), objective)
@@ -200,7 +213,7 @@ def build(
 ) -> ConditionalDiffusion:
     """The module to train: conditioner, UNet with adapters, losses; its counts are asserted and logged."""
     torch.manual_seed(key(config.seed, "finetune start"))
-    base: Base = load_base(config.base, device=device)
+    base: Base = load_base(config.base, device=device, with_vae=config.samples.n > 0)
     n_lora = add_lora(base.unet, config.lora)
     live = set_attention(base.unet, config.base.attention)
     if config.base.compile:
@@ -231,6 +244,23 @@ def build(
     )
     assert sum(p.numel() for p in objective.parameters() if p.requires_grad) == sum(counts.values())
     return objective
+
+
+def picture_size(config: FinetuneConfig, base: Base) -> int:
+    """Pixels along a side of the pictures whose latents are trained on."""
+    return TargetTable.read(config.data.shards / "targets" / "vae").shape[-1] * base.vae_factor
+
+
+def sample_grid(config: FinetuneConfig, held_out: ShardReader, data: DataConfig, base: Base) -> SampleGrid | None:
+    """What is drawn at every validation: samples from all over the validation part, at the size that is trained."""
+    if not config.samples.n:
+        return None
+    rows = kept_rows(held_out.index, data.leave_out)
+    rows = rows[np.linspace(0, len(rows) - 1, min(config.samples.n, len(rows))).astype(int)]
+    shown = data.model_copy(update={"targets": [], "picture_size": picture_size(config, base)})
+    (batch,) = evaluation_batches(held_out, shown, len(rows), indices=rows)
+    seeds = [key(config.seed, "sample grid", int(row)) for row in rows]
+    return SampleGrid(config.samples.sampler, eeg=batch["eeg"], shown=batch["picture"], seeds=seeds)
 
 
 def text_states(config: FinetuneConfig, shas: np.ndarray, base: Base) -> torch.Tensor:
@@ -295,46 +325,15 @@ def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: Shard
         save_lora(objective.unet, aside / "unet_lora")
     if index.montage is None:
         base = config.base.model_copy(update={"sha256": measured_hashes(config.base)})
-        describe_export(aside, base=base, adapters=bool(config.lora.rank), index=index)
+        describe_export(
+            aside, base=base, adapters=bool(config.lora.rank), index=index,
+            picture_size=picture_size(config, objective.base),
+        )  # fmt: skip
     else:
         log.warning("export: no pipeline.json, for several caps have no one set of channel statistics")
-    (aside / "README.md").write_text(model_card(config, index, result))
+    (aside / "README.md").write_text(f"{model_card(config, index, result)}\n{intended_use_markdown()}\n")
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
-
-
-def model_card(config: FinetuneConfig, index: ShardIndex, result: TrainResult) -> str:
-    """What this export is, from what, and what it cannot do."""
-    simulated = (
-        "The study is a simulation: nothing here says anything about real EEG.\n" if index.facts.simulated else ""
-    )
-    at = f" at {config.base.revision}" if config.base.revision else ""
-    licence = ShardReader(index).meta(0).get("licence") or "not stated by the study"
-    hub = "" if Path(config.base.path).exists() else f"base_model: {config.base.path}\n"
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.metrics.items())
-    adapters = f"LoRA adapters of rank {config.lora.rank}" if config.lora.rank else "no adapters"
-    return f"""---
-license: other
-library_name: diffusers
-{hub}tags: [eeg, image-generation, lora]
----
-
-# EEG to image: conditioning bridge and {adapters}
-
-Study {index.facts.study}: {index.n_samples} training samples of {len(index.subjects)} subjects,
-{index.n_chans} channels at {index.sfreq:g} Hz. Base: {config.base.path}{at}.
-Licence of the recordings: {licence}. Weights that were trained on them, and pictures drawn with them, stand under it and
-under that of the base.
-Step {result.best_step} of {config.train.max_steps}, selected by: {config.train.select or "the last"}.
-{simulated}
-| validation | value |
-|---|---|
-{figures}
-
-`ttd.EEGToImagePipeline.from_pretrained(folder)` draws from EEG with all of it (docs/pipeline.md); `unet_lora/` alone is read
-by `StableDiffusionXLPipeline.load_lora_weights`.
-The EEG must have the electrodes, rate and preprocessing of the study; another person's EEG needs training of its own.
-"""
 
 
 if __name__ == "__main__":

@@ -227,13 +227,19 @@ def draw(
     informed = torch.tensor([item.payload["control"] != "unconditional" for item in items], device=eeg.device)
     context = condition.context * informed[:, None, None]  # zero is what condition dropout trains
     pooled = condition.pooled * informed[:, None]
+    size = trained_size(config.finetune / "export")
     candidates = []
     for number in range(config.candidates):  # the first is what is drawn without a choice
         own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
-        images = sample(base, context, pooled, seeds=own, config=config.sampler)
+        images = sample(base, context, pooled, seeds=own, config=config.sampler, picture_size=size)
         candidates.append((images * 255).round().byte())
     drawn = torch.stack(candidates)
     return drawn if chooser is None else chooser(drawn, eeg, config.keep)
+
+
+def trained_size(export: Path) -> int | None:
+    """Pixels along a side of the pictures that an export was trained on; None, the base's own, where it does not say."""
+    return read_export_facts(export)[0].picture_size if (export / FILE).is_file() else None
 
 
 def blind(eeg: Tensor, controls: list[str | None], seeds: list[int], index: ShardIndex) -> Tensor:

@@ -27,6 +27,7 @@ from ttd.encoders.original import POOL, original_decoder, original_encoder, size
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.experiments.import_original import ImportOriginalConfig
 from ttd.objectives.contrastive import Contrastive, ContrastiveConfig, TargetSpace, save_aligned
+from ttd.pages.card import intended_use_markdown
 from ttd.untrusted import Inert, RefusedError, read_torch
 
 
@@ -51,7 +52,8 @@ def main(config: ImportOriginalConfig) -> None:
     (aside / "README.md").write_text(
         f"# Imported from {config.checkpoint.name} of TTD-net\n\n{len(config.ch_names)} channels at {config.sfreq:g} Hz. "
         f"Parameters: {', '.join(f'{name} {n:,}' for name, n in counts.items())}.\n"
-        "Expects EEG scaled as in its own training: at another scale it computes something else.\n"
+        "Expects EEG scaled as in its own training: at another scale it computes something else.\n\n"
+        f"{intended_use_markdown()}\n"
     )
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -199,7 +199,8 @@ class EEGToImagePipeline(DiffusionPipeline):
         condition = self.conditioner(torch.from_numpy(epochs).to(self.unet.device))
         context, pooled = (x.repeat_interleave(n_images, 0) for x in (condition.context, condition.pooled))
         config = SamplerConfig(steps=num_inference_steps, guidance=guidance_scale)
-        images = sample(self.base, context, pooled, seeds=seeds, config=config)  # [N, 3, H, W]
+        size = self.origin.facts.picture_size
+        images = sample(self.base, context, pooled, seeds=seeds, config=config, picture_size=size)  # [N, 3, H, W]
         return EEGToImageOutput(images=_as(output_type, images), seeds=seeds)
 
 

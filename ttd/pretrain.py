@@ -39,6 +39,7 @@ from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.pretrain import PretrainConfig
 from ttd.objectives.masked_reconstruction import MaskedReconstruction
 from ttd.objectives.reconstruction_scores import autocovariance_of_present, errors, errors_by_cap, markdown, spectra
+from ttd.pages.card import intended_use_markdown
 from ttd.seeding import key
 
 
@@ -234,7 +235,7 @@ def export(
         f"# EEG encoder, pretrained by masked reconstruction\n\n"
         f"Study {index.facts.study}{' (simulated)' if index.facts.simulated else ''}, {index.n_samples} windows of "
         f"{index.n_times} samples at {index.sfreq:g} Hz, {index.n_chans} channels; step {result.best_step}.\n\n"
-        f"{markdown(content)}\n"
+        f"{markdown(content)}\n\n{intended_use_markdown()}\n"
     )
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

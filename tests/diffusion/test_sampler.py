@@ -29,6 +29,16 @@ def test_a_picture_does_not_depend_on_its_batch(random_base):
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
+def test_pictures_have_the_size_that_was_trained_and_the_unet_is_told_so(random_base):
+    base, (context, pooled), told = random_base(), conditions(2), []
+    base.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: told.append(kwargs["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
+    images = sample(base, context, pooled, seeds=[1, 2], config=SamplerConfig(steps=2, guidance=1), picture_size=64)
+    assert images.shape == (2, 3, 64, 64)
+    assert told[0].tolist() == [[64, 64, 0, 0, 64, 64]] * 2
+
+
 def test_guidance_of_1_equals_no_guidance(random_base):
     base, (context, pooled) = random_base(), conditions(2)
     calls = []

@@ -1,4 +1,4 @@
-"""The report: everything embedded, everything named, nothing invented."""
+"""The report: everything beside the page, everything named, nothing invented."""
 
 import json
 import re
@@ -21,12 +21,13 @@ from artificial_runs import (
     write_shards,
     write_training,
 )  # fmt: skip
+from PIL import Image
 
 from ttd.config import UserError
 from ttd.data.reader import ShardReader
 from ttd.experiments.report import ReportConfig
 from ttd.pages import figures, page, recordings
-from ttd.pages.report import build_report, rewrite_readme
+from ttd.pages.report import build_report, rewrite_readme, stimuli_of
 from ttd.pages.runs import RunFolder, curves
 
 
@@ -61,36 +62,81 @@ def whole(study: Path, runs: Path, output_dir: Path) -> ReportConfig:
 
 
 @pytest.fixture(scope="module")
-def html(study, runs, tmp_path_factory) -> str:
-    return build_report(whole(study, runs, tmp_path_factory.mktemp("report"))).read_text(encoding="utf-8")
+def index(study, runs, tmp_path_factory) -> Path:
+    return build_report(whole(study, runs, tmp_path_factory.mktemp("report")))
+
+
+@pytest.fixture(scope="module")
+def html(index) -> str:
+    return index.read_text(encoding="utf-8")
 
 
 def text_of(html: str) -> str:
     return re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.S))
 
 
-def test_the_page_loads_nothing_from_elsewhere(html):
-    sources = re.findall(r'src="([^"]{0,40})', html)
-    assert sources
-    assert all(source.startswith("data:image/") for source in sources)
-    assert "<script" not in html
-    assert not re.findall(r'href="(?!#)', html)
+def test_the_page_names_only_files_of_its_folder(html, index):
+    addresses = re.findall(r'(?:src|href)="([^"#][^"]*)"', html)
+    beside = {address for address in addresses if not address.startswith("data:image/")}
+    assert {address.split("/")[0] for address in beside} == {"assets", "pictures"}
+    assert all((index.parent / address).is_file() for address in beside)
+    assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"<style>.*?</style>|data:[^\"]*", "", html, flags=re.S))
 
 
 def test_a_simulated_study_says_so_at_the_top(html):
-    assert "Simulated study: the recordings were computed" in html[: html.index("<main>")]
+    assert "Simulated study: the recordings were computed" in html[: html.index("<main ")]
 
 
-def test_recordings_of_people_carry_no_such_banner(study, tmp_path):
+def test_pictures_of_a_study_of_people_are_marked_or_left_out(study, runs, tmp_path):
     write_shards(tmp_path / "paired", simulated=False)
-    page_html = build_report(ReportConfig(output_dir=tmp_path / "out", shards=tmp_path / "paired")).read_text()
-    assert "Simulated study" not in page_html
+    config = ReportConfig(
+        output_dir=tmp_path / "out",
+        shards=tmp_path / "paired",
+        generate={"LoRA": runs / "generate"},
+        lift=runs / "lift",
+    )
+    n = N_IMAGES * len(SUBJECTS) + 3
+    marked = build_report(config).read_text(encoding="utf-8")
+    assert "Simulated study" not in marked
+    assert "not for republication: the licence of the study (not stated)" in marked[: marked.index("<main ")]
+    assert marked.count('<span class="mark">not for republication</span>') == n, "on every card"
+    shown = {address for address in re.findall(r'src="(pictures/[^"]+)" alt="shown:', marked)}
+    assert len(shown) == N_IMAGES
+    left_out = build_report(config.model_copy(update={"stimuli": "leave_out"})).read_text(encoding="utf-8")
+    assert 'alt="shown:' not in left_out
+    assert left_out.count('<div class="left-out">x</div>') == n
+    reconstructed = set(re.findall(r'src="(pictures/[^"]+)" alt="(?!shown:)', left_out))
+    assert {f"pictures/{p.name}" for p in (tmp_path / "out/pictures").iterdir()} == reconstructed, (
+        "no stimulus is in it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licence", "simulated", "said"),
+    [
+        ("CC0", True, "free"),
+        ("CC0", False, "marked"),  # of the recordings
+        ("not stated", False, "marked"),
+        ("BSD-3-Clause (EEG), CC0 (pictures)", False, "free"),
+        ("CC-BY-4.0 (pictures)", False, "free"),
+        ("CC-BY-NC-4.0 (pictures)", False, "marked"),
+        ("CC-BY-4.0 (recordings); pictures under the terms of THINGS, for research", False, "marked"),
+    ],
+)
+def test_pictures_are_free_only_where_a_licence_says_so_of_the_pictures(licence, simulated, said, tmp_path):
+    config = ReportConfig(output_dir=tmp_path, shards=tmp_path)
+    assert stimuli_of(config, simulated=simulated, licence=licence) == said
+    left_out = config.model_copy(update={"stimuli": "leave_out"})
+    assert stimuli_of(left_out, simulated=simulated, licence=licence) == "leave_out"
 
 
 def test_every_shown_picture_stands_beside_its_reconstruction_and_control(html):
-    assert html.count('<figure class="set">') == N_IMAGES * len(SUBJECTS)
-    for word in ("shown", "reconstructed", "wrong EEG"):
-        assert html.count(f"<span>{word}</span>") == N_IMAGES * len(SUBJECTS)
+    cards = html[html.index('id="all-items"') :]
+    n = N_IMAGES * len(SUBJECTS)
+    assert cards.count('<li class="item" data-order') == n
+    for word in ("shown", "LoRA", "wrong EEG"):
+        assert cards.count(f"<span>{word}</span>") == n
+    assert "No items.jsonl beside the evaluation" in html
 
 
 def test_tables_hold_the_figures_of_the_runs(html, runs):
@@ -121,7 +167,7 @@ def test_pretraining_shows_its_error_and_which_frequencies_it_predicts(html, stu
 
 def test_what_was_not_run_is_named(study, tmp_path):
     config = ReportConfig(output_dir=tmp_path, shards=study / "paired", align=tmp_path / "nowhere")
-    text = text_of(build_report(config).read_text())
+    text = text_of(build_report(config.model_copy(update={"output_dir": tmp_path / "out"})).read_text())
     for name in ("pretraining", "fine-tuning", "generation", "evaluation", "lifting"):
         assert f"{name}: not run" in text
     assert f"alignment: not run (no such folder: {tmp_path / 'nowhere'})" in text
@@ -159,6 +205,21 @@ def test_curves_keep_measurements_apart_from_progress(runs):
     log = RunFolder.read(runs / "align").log
     assert set(curves(log, "train")) == {"loss"}
     assert curves(log, "validation") == {"top1": ([50, 100, 150, 200], [0.05, 0.1, 0.15, 0.2])}
+
+
+def test_a_picture_is_kept_once_by_its_content_and_photographs_small(tmp_path):
+    rng = np.random.default_rng(0)
+    photograph = np.kron(rng.integers(0, 255, (16, 16, 3)), np.ones((32, 32, 1))).astype(np.uint8)
+    sheet = page.Page("title", folder=tmp_path)
+    first = sheet.image(photograph, "one", max_side=160)
+    assert 'alt="one" width="160" height="160" loading="lazy" decoding="async"' in first
+    assert sheet.image(photograph, "two", max_side=160).split()[1] == first.split()[1]
+    assert [path.suffix for path in (tmp_path / "pictures").iterdir()] == [".jpeg"]
+    small = photograph[::8, ::8]
+    place = re.search(r'src="([^"]+)"', sheet.image(small, "three"))[1]
+    with Image.open(tmp_path / place) as kept:
+        assert np.array_equal(np.asarray(kept), small), "without loss"
+    assert page.Page("title").image(small, "four").startswith('<img src="data:image/png;base64,')
 
 
 def test_text_is_escaped():

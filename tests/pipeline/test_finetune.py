@@ -130,6 +130,7 @@ def arguments(place: Path, name: str) -> list[str]:
         "global_batch_size=8", "micro_batch_size=4", "lora.rank=2", "train.max_steps=4",
         "train.checkpoint_every=2", "train.validate_every=2", "train.log_every=1", "data.repetitions=random",
         "conditioner.resampler={n_queries: 4, depth: 1, n_heads: 2}", "optim={lr: 0.003, schedule: constant}",
+        "samples.n=0",
     ]  # fmt: skip
 
 

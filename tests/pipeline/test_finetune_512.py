@@ -22,6 +22,7 @@ from ttd.config import run
 from ttd.data.targets import TargetTable
 from ttd.data.writer import ShardWriter
 from ttd.experiments.finetune import FinetuneConfig
+from ttd.experiments.pipeline import read_export_facts
 
 __all__ = ["real_data"]
 
@@ -125,7 +126,7 @@ def test_twenty_steps_at_512_pixels_on_165_photographs(tmp_path, real_data, monk
                 f"output_dir={tmp_path / 'run'}", f"data.shards={tmp_path / 'shards'}", f"base.path={tmp_path / 'base'}",
                 "start={name: scratch, encoder: {embed_dim: 16, depth: 0}}", "global_batch_size=4", "micro_batch_size=2",
                 "train={max_steps: 20, log_every: 1, validate_every: 20, checkpoint_every: 20}", "data.repetitions=random",
-                "optim={lr: 0.01, schedule: constant}", "lora.rank=4",
+                "optim={lr: 0.01, schedule: constant}", "lora.rank=4", "samples.n=0",
                 "conditioner.resampler={n_queries: 4, depth: 1, n_heads: 2}",
             ],
         )  # fmt: skip
@@ -133,6 +134,7 @@ def test_twenty_steps_at_512_pixels_on_165_photographs(tmp_path, real_data, monk
     assert {shape for shape, _ in seen} == {(4, 64, 64)}
     told = torch.cat([own for _, own in seen]).unique(dim=0).tolist()
     assert told == [[225, 300, 0, 85, 512, 512], [300, 300, 0, 0, 512, 512]]
+    assert read_export_facts(tmp_path / "run" / "export")[0].picture_size == 512
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     losses = [line["diffusion"] for line in lines if line["event"] == "train"]
     assert len(losses) == 20

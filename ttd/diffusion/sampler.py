@@ -64,7 +64,7 @@ def sample(
     *,
     seeds: Sequence[int],
     config: SamplerConfig,
-    latent_size: int | None = None,
+    picture_size: int | None = None,
 ) -> Tensor:
     """Draw one picture [3, H, W] in [0, 1] for each condition: [B, 3, H, W], float32 on the CPU.
 
@@ -72,7 +72,7 @@ def sample(
         context: conditioning tokens [B, Q, D].
         pooled: pooled condition [B, P].
         seeds: one integer per picture; equal seeds begin with equal noise.
-        latent_size: height and width of the latents; the base's native size when not given.
+        picture_size: H and W in pixels, a multiple of the VAE's factor; the base's native size when not given.
 
     Raises:
         ValueError: the number of seeds is not the number of conditions.
@@ -82,7 +82,7 @@ def sample(
     assert base.vae is not None, "sampling needs the base's VAE: load_base(..., with_vae=True)"
     unet, scheduler = base.unet, make_sampler(base, config)
     device, dtype = unet.device, unet.conv_in.weight.dtype
-    size = latent_size or base.latent_size
+    size = picture_size // base.vae_factor if picture_size else base.latent_size
     shape = (unet.config.in_channels, size, size)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = noise.to(device) * scheduler.init_noise_sigma  # [B, 4, h, w], float32

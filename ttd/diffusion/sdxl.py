@@ -165,7 +165,7 @@ def find_changed(config: BaseConfig) -> str | None:
     found, pinned = measured_hashes(config), config.sha256
     unpinned = [name for name in found if name not in pinned]
     if unpinned:
-        return f"base.sha256: has no hash of {', '.join(unpinned)}; name every weight file, or none (base.sha256={{}})"
+        return f"base.sha256: has no hash of {', '.join(unpinned)}; name every weight file, or leave base.sha256 out"
     wrong = [f"{name} is {found[name]}, not {pinned[name]}" for name in found if found[name] != pinned[name]]
     if not wrong:
         return None

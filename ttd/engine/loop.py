@@ -7,13 +7,14 @@ data come from a stream whose whole state is ``samples_seen``. Running the same 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast, send_to_device
 from pydantic import Field
@@ -41,6 +42,7 @@ from ttd.seeding import key
 
 log = logging.getLogger(__name__)
 Validate = Callable[[nn.Module], dict[str, float]]
+Draw = Callable[[Any], Mapping[str, np.ndarray]]
 
 
 class TrainConfig(Config):
@@ -88,12 +90,14 @@ def train(
     seed: int,
     fingerprint: str,
     validate: Validate | None = None,
+    draw: Draw | None = None,
 ) -> TrainResult:
     """Train ``objective`` for ``config.max_steps`` updates; its ``forward(batch)`` returns losses by name.
 
     ``"loss"`` is the one that is optimised, the mean over the micro-batch; others are detached, for the log.
     ``resolved`` is the whole experiment, ``seed`` keys its dropout, ``fingerprint`` is the data stream's. ``validate`` gets
-    the bare module in evaluation mode on every rank; rank 0's numbers count. Afterwards load the chosen state with
+    the bare module in evaluation mode on every rank; rank 0's numbers count. ``draw`` gets it as well, after each validation,
+    and gives pictures, uint8 [H, W, 3] by name, for the trackers. Afterwards load the chosen state with
     ``load_weights(step_folder(output_dir, result.best_step), objective)``.
 
     Raises:
@@ -172,7 +176,10 @@ def train(
                 with timing.apart(), evaluating(module), average.in_place() if average else nullcontext():
                     share_buffers(accelerator, module)
                     state.metrics = validate(module)
+                    pictures = draw(module) if draw else {}
                 tracker.log("validation", step=state.step, samples_seen=state.samples_seen, **state.metrics)
+                if pictures:
+                    tracker.images("validation", state.step, pictures)
                 save = _select(config, state, accelerator) or save
 
             # Checkpoint.

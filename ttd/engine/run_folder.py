@@ -22,7 +22,8 @@ from ttd.redaction import redact
 
 FREE_TO_CHANGE = {"output_dir", "max_steps", "log_every", "checkpoint_every", "micro_batch_size", "compare_ranks_every"}
 """Last parts of keys that do not change what a step learns: length, intervals, the machine."""
-FREE_SECTIONS = {"tracking"}
+FREE_SECTIONS = {"tracking", "samples"}
+"""Sections that only look on."""
 PACKAGES = (
     "ttd",
     "torch",

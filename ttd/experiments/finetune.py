@@ -12,6 +12,7 @@ from ttd.bridge.heads import ClipHeadConfig
 from ttd.config import Config
 from ttd.data.stream import DataConfig
 from ttd.diffusion.lora import LoRAConfig
+from ttd.diffusion.sampler import SamplerConfig
 from ttd.diffusion.sdxl import BaseConfig
 from ttd.encoders import EncoderConfig, InceptSADConfig
 from ttd.engine.accelerator import EngineConfig
@@ -39,6 +40,16 @@ class FromScratch(Config):
     clip_head: ClipHeadConfig = ClipHeadConfig()
 
 
+class SamplesConfig(Config):
+    """Pictures drawn at every validation from the EEG of the validation part, each below the one that was shown: the same ones
+    each time and from the same first noise, so that their grids compare. They change nothing in what is learned."""
+
+    n: int = Field(default=8, ge=0)
+    """How many; 0 draws none."""
+    sampler: SamplerConfig = SamplerConfig(steps=10)
+    """Fewer steps than a finished picture gets, for a look in passing."""
+
+
 class FinetuneConfig(Config):
     output_dir: Path
     seed: int = 0
@@ -57,4 +68,5 @@ class FinetuneConfig(Config):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig(select="diffusion", select_mode="min")
     """Validation gives the losses on the validation part, with the same noise each time."""
+    samples: SamplesConfig = SamplesConfig()
     engine: EngineConfig = EngineConfig()

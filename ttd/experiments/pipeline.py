@@ -27,6 +27,8 @@ class ExportFacts(Config):
     adapters: bool
     """Whether there is a folder unet_lora."""
     eeg: EEGFacts
+    picture_size: int | None = None
+    """Pixels along a side of the pictures it was trained on, at which it draws; None: the base's own."""
 
 
 def write_export_facts(folder: Path, facts: ExportFacts, normaliser: SubjectNormaliser | None) -> None:
@@ -37,12 +39,14 @@ def write_export_facts(folder: Path, facts: ExportFacts, normaliser: SubjectNorm
     write_json(folder / FILE, content | {"sha256": fingerprint(content, 64)})
 
 
-def describe_export(folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex) -> None:
-    """Write the facts of a run that was trained on the shards of ``index``."""
+def describe_export(
+    folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex, picture_size: int
+) -> None:
+    """Write the facts of a run that was trained on the shards of ``index`` with pictures of ``picture_size`` pixels."""
     normaliser = normaliser_of(index)
-    write_export_facts(
-        folder, ExportFacts(base=base, adapters=adapters, eeg=EEGFacts.of(index, normaliser)), normaliser
-    )
+    eeg = EEGFacts.of(index, normaliser)
+    facts = ExportFacts(base=base, adapters=adapters, eeg=eeg, picture_size=picture_size)
+    write_export_facts(folder, facts, normaliser)
 
 
 def read_export_facts(folder: Path) -> tuple[ExportFacts, SubjectNormaliser | None]:

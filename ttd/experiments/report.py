@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,9 +12,9 @@ from ttd.config import Config
 
 class ReportConfig(Config):
     output_dir: Path
-    """Receives ``index.html``."""
+    """Becomes the report: ``index.html`` and what it shows. An earlier report is replaced, anything else is refused."""
     seed: int = 0
-    """Of nothing random so far; every entry has one."""
+    """Draws the random examples, and the bootstraps of figures."""
     title: str = "EEG to image"
     shards: Path
     """Folder of one study's shards; its training part gives the evoked responses."""
@@ -21,13 +22,15 @@ class ReportConfig(Config):
     align: Path | None = None
     finetune: Path | None = None
     generate: dict[str, Path] = Field(default_factory=dict)
-    """Generation runs by the name they have in the tables; the first one is shown next to the stimuli."""
+    """Generation runs by the name they have in the tables; each is a column of the gallery, the first one has its controls
+    beside it and gives the score that picks examples."""
     eval: Path | None = None
     lift: Path | None = None
     split: Path | None = None
     """The split manifest, beside which the ledger of the test part lies; None: ``<shards>/split.json``."""
-    pairs_per_subject: int = Field(default=6, ge=1)
-    """Pictures shown per subject: the first ones of the manifest, not chosen."""
+    stimuli: Literal["show", "leave_out"] = "show"
+    """``show``: pictures that were shown are in the report, marked "not for republication" unless the study is simulated
+    or its licence frees its pictures. ``leave_out``: their names stand in their places, so that the folder can be handed on."""
     readme: Path | None = None
     """A README whose text between ``<!-- results -->`` and ``<!-- /results -->`` becomes the evaluation's table."""
     commands: list[str] = Field(default_factory=list)

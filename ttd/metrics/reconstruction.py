@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ttd.metrics.distribution import KID_SUBSET_SIZE, fid, kid
-from ttd.metrics.manifest import read_manifest, read_pictures  # noqa: F401
 from ttd.metrics.picture_scores import Compare, Described, Seen, scores
 from ttd.metrics.row import MEAN, Row
 from ttd.metrics.rows import Score, over_seeds, rows_of

@@ -14,7 +14,7 @@ from typing import Any
 
 from ttd.config import write_json
 from ttd.metrics.catalogue import METRICS
-from ttd.metrics.row import MEAN, Row, read_rows  # noqa: F401
+from ttd.metrics.row import MEAN, Row
 
 OWN_COLUMN = ("control", "minus")
 """Labels that the table shows elsewhere; gallery and repetitions are part of what is compared."""

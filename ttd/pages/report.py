@@ -1,4 +1,4 @@
-"""The report: one page that says what was shown, what came back, and how far to believe it.
+"""The report: one folder that says what was shown, what came back, and how far to believe it.
 
 Every section names what it could not find; nothing is drawn that was not measured.
 """
@@ -6,44 +6,96 @@ Every section names what it could not find; nothing is drawn that was not measur
 from __future__ import annotations
 
 import json
-from itertools import groupby
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ttd.config import UserError
 from ttd.data.index import ShardIndex
+from ttd.data.reader import ShardReader
 from ttd.experiments.report import ReportConfig
-from ttd.metrics.reconstruction import read_manifest
-from ttd.metrics.table import MEAN, METRICS, means_markdown, read_rows, replace_section, subject_cells, summary_cells
-from ttd.pages import figures, page, recordings
+from ttd.metrics import published, table
+from ttd.metrics.catalogue import METRICS
+from ttd.metrics.row import read_rows
+from ttd.pages import (
+    card,
+    confusion,
+    figures,
+    gallery,
+    neighbours,
+    occlusion,
+    page,
+    recordings,
+    report_folder,
+    solids,
+)
+from ttd.pages.items import Item, read_items
+from ttd.pages.page import Stimuli
 from ttd.pages.runs import RunFolder
 
 SIMULATED = (
     "Simulated study: the recordings were computed from the pictures. Nothing on this page was measured on a person."
 )
 
+BANNERS: dict[str, str] = {
+    "marked": (
+        "The pictures that were shown are not for republication: the licence of the study ({licence}) does not say that it "
+        "frees its pictures. To hand this folder on, make it again with stimuli=leave_out."
+    ),
+    "leave_out": "The pictures that were shown are left out, as they may not be republished; their names stand in their places.",
+}
+
+FREE_PICTURES = re.compile(r"(CC0|CC[ -]BY(-SA)?([ -][1-4]\.0)?|public domain) \(pictures\)", re.IGNORECASE)
+"""Licences that allow to republish pictures, and say that it is the pictures they speak of."""
+
 
 def build_report(config: ReportConfig) -> Path:
-    """Write ``index.html`` into ``config.output_dir``; returns its path.
+    """Write the folder ``config.output_dir``, whole or not at all; returns its ``index.html``.
 
     Raises:
-        UserError: shards, or a run that is there, cannot be read.
+        UserError: shards, or a run that is there, cannot be read; ``output_dir`` holds something else than a report.
     """
-    facts = ShardIndex.read(config.shards / "train").facts
-    subtitle = f"Study {facts.study} · code {facts.code_version or 'unknown'} · every figure stands beside its control"
-    sheet = page.Page(config.title, subtitle=subtitle, banner=SIMULATED if facts.simulated else "")
-    sheet.section("pictures", "Shown and reconstructed", *pictures(config))
-    sheet.section("results", "Results", *results(config))
-    sheet.section("training", "Training", *training(config))
-    sheet.section("solids", "From picture to solid", *solids(config))
-    sheet.section("recordings", "Recordings", *recordings.section(config.shards))
-    sheet.section("provenance", "How this came about", *provenance(config))
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    target = config.output_dir / "index.html"
-    aside = config.output_dir / ".index.html"
-    aside.write_text(sheet.html(), encoding="utf-8")
-    aside.replace(target)
-    return target
+    index = ShardIndex.read(config.shards / "train")
+    facts = index.facts
+    licence = str(ShardReader(index).meta(0).get("licence") or "not stated") if facts.n_samples else "not stated"
+    stimuli = stimuli_of(config, simulated=facts.simulated, licence=licence)
+    with report_folder.replaced(
+        config.output_dir, {"title": config.title, "study": facts.study, "stimuli": stimuli}
+    ) as aside:
+        sheet = page.Page(
+            config.title,
+            subtitle=f"Study {facts.study} · code {facts.code_version or 'unknown'} · every figure stands beside its control",
+            banner=SIMULATED if facts.simulated else BANNERS.get(stimuli, "").format(licence=licence),
+            folder=aside,
+            stimuli=stimuli,
+        )
+        runs = {name: path for name, path in config.generate.items() if (path / "manifest.jsonl").is_file()}
+        items = read_items(runs, config.eval) if runs else []
+        sheet.section("pictures", "Shown and reconstructed", *pictures(config, sheet, items))
+        sheet.section("results", "Results", *results(config))
+        for name, title, what in EVALUATED:
+            parts = what(config.eval, config, sheet) if config.eval else [not_run("evaluation", None)]
+            sheet.section(name, title, *parts)
+        sheet.section("training", "Training", *training(config))
+        sheet.section("solids", "From picture to solid", *lifted(config, sheet, items))
+        sheet.section("recordings", "Recordings", *recordings.section(config.shards))
+        sheet.section("data", "Data card", *card.data_card(config.shards))
+        sheet.section("use", card.USE_TITLE, *card.intended_use())
+        sheet.section("provenance", "How this came about", *provenance(config))
+        (aside / "index.html").write_text(sheet.html(), encoding="utf-8")
+    return config.output_dir / "index.html"
+
+
+def stimuli_of(config: ReportConfig, *, simulated: bool, licence: str) -> Stimuli:
+    """Whether pictures that were shown may be seen by everybody; in doubt they are marked.
+
+    The licence of recordings says nothing of the pictures: THINGS-EEG1 is CC0, its pictures are THINGS' and for research.
+    So pictures are free only where the licence says "CC0 (pictures)", or the like, or where the study is simulated.
+    """
+    if config.stimuli == "leave_out":
+        return "leave_out"
+    return "free" if simulated or FREE_PICTURES.search(licence) else "marked"
 
 
 def not_run(what: str, folder: Path | None) -> str:
@@ -51,59 +103,23 @@ def not_run(what: str, folder: Path | None) -> str:
     return page.missing(f"{what}: not run" + (f" (no such folder: {folder})" if folder else ""))
 
 
-def pictures(config: ReportConfig) -> list[str]:
-    """Sets of shown, reconstructed and wrong-EEG pictures, by subject, in the manifest's order."""
-    runs = {name: folder for name, folder in config.generate.items() if (folder / "manifest.jsonl").is_file()}
-    if not runs:
+def pictures(config: ReportConfig, sheet: page.Page, items: list[Item]) -> list[str]:
+    """The gallery, and which generation runs are not there."""
+    absent = [name for name, folder in config.generate.items() if not (folder / "manifest.jsonl").is_file()]
+    if not items:
         return [not_run("generation", next(iter(config.generate.values()), None))]
-    manifests = {name: read_manifest(folder) for name, folder in runs.items()}
-    first = next(iter(manifests.values()))
-    real = [item for item in first if item["control"] is None]
-    by_place = {
-        (name, str(i["subject"]), i["image_sha256"], i["control"]): i
-        for name, m in manifests.items()
-        for i in reversed(m)
-    }
-    out = [
-        page.paragraph(
-            f"The first {config.pairs_per_subject} pictures of each subject in the order of the manifest, none chosen. "
-            "“Wrong EEG” was made from the recording of another picture: what it shares with the stimulus is chance."
-        )
-    ]
-    for subject, items in groupby(sorted(real, key=lambda item: str(item["subject"])), key=lambda i: str(i["subject"])):
-        sets: list[str] = []
-        seen: set[str] = set()
-        for item in items:
-            if item["image_sha256"] in seen or len(seen) == config.pairs_per_subject:
-                continue
-            seen.add(item["image_sha256"])
-            cells = [("shown", item["shown_path"])]
-            for name in runs:
-                other = by_place.get((name, subject, item["image_sha256"], None))
-                if other:
-                    cells.append((name if len(runs) > 1 else "reconstructed", other["path"]))
-            wrong = by_place.get((next(iter(runs)), subject, item["image_sha256"], "shuffled"))
-            if wrong:
-                cells.append(("wrong EEG", wrong["path"]))
-            sets.append(_set(cells, f"{subject}, {item['image_id']}"))
-        repetitions = {item["n_repetitions"] for item in real if str(item["subject"]) == subject}
-        title = f"Subject {subject}, {'/'.join(map(str, sorted(repetitions)))} repetitions averaged"
-        out.append(f'<h3>{page.escape(title)}</h3><div class="grid">{"".join(sets)}</div>')
-    absent = [name for name in config.generate if name not in runs]
+    rows = read_rows(config.eval / "metrics.json")[0] if config.eval and _evaluated(config) else []
+    out = gallery.section(items, sheet, rows, seed=config.seed)
     return out + [not_run(f"generation “{name}”", config.generate[name]) for name in absent]
 
 
-def _set(cells: list[tuple[str, Path]], about: str) -> str:
-    inner = "".join(
-        f"<div>{page.picture(path, f'{label}: {about}', max_side=160)}<span>{page.escape(label)}</span></div>"
-        for label, path in cells
-    )
-    return f'<figure class="set">{inner}</figure>'
+def _evaluated(config: ReportConfig) -> bool:
+    return config.eval is not None and (config.eval / "metrics.json").is_file()
 
 
 def results(config: ReportConfig) -> list[str]:
     """The tables of the evaluation, with figure, labels and the count of the ledger."""
-    if config.eval is None or not (config.eval / "metrics.json").is_file():
+    if config.eval is None or not _evaluated(config):
         return [not_run("evaluation", config.eval)]
     rows, facts = read_rows(config.eval / "metrics.json")
     out = [
@@ -113,7 +129,7 @@ def results(config: ReportConfig) -> list[str]:
             "recording of another picture. Blue: value, grey: re-paired control, dashed: chance."
         )
     ]
-    means = [row for row in rows if row.subject == MEAN]
+    means = table.means(rows)
     most = max((int(r.labels.get("repetitions", 0)) for r in means), default=0)
     shown = [r for r in means if int(r.labels.get("repetitions", most)) == most]
     galleries = [r.labels["gallery"] for r in shown if r.metric == "retrieval_top1"]
@@ -122,8 +138,16 @@ def results(config: ReportConfig) -> list[str]:
     drawn = figures.result_figure(shown, metrics=names)
     if drawn is not None:
         out.append(page.drawing(drawn, "results with intervals, controls and chance", f"{most} repetitions averaged."))
-    out.append(page.table(*summary_cells(rows)))
-    out += ["<h3>By subject</h3>", page.table(*subject_cells(rows))]
+    out.append(page.table(*table.summary_cells(rows)))
+    out += [page.paragraph(note, soft=True) for note in table.notes(rows)]
+    if table.means(rows, controls=True):
+        about = (
+            "EEG and pictures that cannot know what was seen, scored like the model. Where one of them does as well as the "
+            "model, the figure says nothing about the EEG."
+        )
+        out += ["<h3>What must fail</h3>", page.paragraph(about), page.table(*table.control_cells(rows))]
+    out += ["<h3>By subject</h3>", page.table(*table.subject_cells(rows))]
+    out += others(facts.get("study", ""), [row.metric for row in means])
     sources = [
         [r.title, METRICS[r.metric].unit, METRICS[r.metric].direction, METRICS[r.metric].source, _labels(r.labels)]
         for r in {r.title: r for r in means}.values()
@@ -137,6 +161,25 @@ def results(config: ReportConfig) -> list[str]:
     return out
 
 
+def others(study: str, metrics: list[str]) -> list[str]:
+    """Published figures of the study, one table for each protocol; none for a simulated one."""
+    out = []
+    for protocol, meaning in published.PROTOCOLS.items():
+        figures_ = published.published(study, list(dict.fromkeys(metrics)), protocol=protocol)
+        if figures_:
+            out += [f"<h3>Published, not run here: {page.escape(protocol)}</h3>", page.paragraph(meaning, soft=True)]
+            out.append(page.table(*published.cells(figures_), wrap=True))
+    return out
+
+
+EVALUATED: tuple[tuple[str, str, Callable[[Path, ReportConfig, page.Page], list[str]]], ...] = (
+    ("neighbours", "Nearest pictures", lambda run, c, sheet: neighbours.section(run, c.shards, sheet, seed=c.seed)),
+    ("confusion", "What was taken for what", lambda run, c, sheet: confusion.section(run, seed=c.seed)),
+    ("occlusion", "What the model uses", lambda run, c, sheet: occlusion.section(run)),
+)
+"""Sections that are made of what ``ttd/eval.py`` leaves beside its tables."""
+
+
 def rewrite_readme(readme: Path, evaluation: Path) -> None:
     """Put the table of an evaluation's means, and the command that makes it, into the results section of a README.
 
@@ -148,7 +191,7 @@ def rewrite_readme(readme: Path, evaluation: Path) -> None:
         ", simulated study" if facts["simulated"] else ""
     )
     try:
-        content = replace_section(readme.read_text(), "results", f"{means_markdown(rows)}\n\n{command}")
+        content = table.replace_section(readme.read_text(), "results", f"{table.means_markdown(rows)}\n\n{command}")
     except (OSError, ValueError) as error:
         raise UserError(f"readme: {readme}: {error}") from error
     readme.write_text(content)
@@ -197,36 +240,11 @@ def reconstruction(run: RunFolder) -> list[str]:
     return out
 
 
-def solids(config: ReportConfig) -> list[str]:
-    """Figures of the lifting run and turntable pictures of the first items."""
+def lifted(config: ReportConfig, sheet: page.Page, items: list[Item]) -> list[str]:
+    """Figures of the lifting run and its solids."""
     if config.lift is None or not (config.lift / "lift.json").is_file():
         return [not_run("lifting", config.lift)]
-    try:
-        summary = json.loads((config.lift / "lift.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{config.lift / 'lift.json'}: not valid JSON ({error}); run ttd/lift.py again") from error
-    out = [page.table(*lift_cells(summary))]
-    posters = sorted((config.lift / "items").glob("*/poster.png"))
-    cards = "".join(
-        f'<figure class="card">{page.picture(path, f"turntable of {path.parent.name}")}'
-        f"<figcaption>{page.escape(path.parent.name)}</figcaption></figure>"
-        for path in posters[:12]
-    )
-    note = f"Turntable pictures of the first {min(12, len(posters))} of {len(posters)} items, none chosen."
-    return [*out, page.paragraph(note, soft=True), f'<div class="grid wide">{cards}</div>'] if posters else out
-
-
-def lift_cells(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the lifting table from the ``rows`` of ``lift.json``."""
-    cells = []
-    for row in summary.get("rows", []):
-        value = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        control = row.get("control")
-        if isinstance(control, int | float) and "control_low" in row:
-            control = f"{control:.3f} [{row['control_low']:.3f}, {row['control_high']:.3f}]"
-        name = row.get("model") or row.get("input") or row.get("labels", {}).get("input", "–")
-        cells.append([str(row["metric"]), str(name), value, str(control), str(row.get("n", "–"))])
-    return ["metric", "input", "value [95 %]", "re-paired control", "n"], cells
+    return solids.section(config.lift, sheet, {item.image_id: item.name for item in items})
 
 
 def provenance(config: ReportConfig) -> list[str]:
