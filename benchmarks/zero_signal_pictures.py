@@ -129,13 +129,9 @@ def main(finetune: Path, study: Path, draws: int) -> None:
                 inside.setdefault((what, metric), []).append(low - 1e-12 <= value <= high + 1e-12)
         print(f"{draw + 1}/{draws}", file=sys.stderr)
     for (what, metric), hits in inside.items():
-        print(
-            f"{what}, {METRICS[metric].title.removesuffix(', {k}-way')}: inside its interval in {sum(hits)} of {len(hits)} draws"
-        )
+        print(f"{what}, {titled(metric)}: inside its interval in {sum(hits)} of {len(hits)} draws")
     for metric, (value, low, high) in results(setting.scored(own, setting.sha), 0).items():
-        print(
-            f"the recordings under their names, {METRICS[metric].title.removesuffix(', {k}-way')}: {value:.3f}, chance {low:.3f} to {high:.3f}"
-        )
+        print(f"the recordings under their names, {titled(metric)}: {value:.3f}, chance {low:.3f} to {high:.3f}")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def write_solids(root: Path, n: int, *, subdivisions: int = 4) -> None:
     rng = np.random.default_rng(0)
     for i in range(n):
         for source, value in (("decoded", 0.25), ("oracle", 0.75)):
-            folder = root / f"items/{i:04d}_{source}"
+            folder = root / f"lift/{i:04d}_{source}"
             mesh = trimesh.creation.icosphere(subdivisions)
             mesh.vertices *= 1 + 0.02 * rng.normal(size=(len(mesh.vertices), 1))
             mesh.visual.vertex_colors = rng.integers(0, 255, (len(mesh.vertices), 3), dtype=np.uint8)
@@ -106,7 +106,14 @@ def write_solids(root: Path, n: int, *, subdivisions: int = 4) -> None:
             strip = np.full((96, 480, 3), 244, np.uint8)
             strip[30:60, 30:450] = rng.integers(0, 255, (30, 1, 3), dtype=np.uint8)
             Image.fromarray(strip).save(folder / "poster.png")
-            write_json(folder / "metrics.json", {"metrics": {"fscore@0.05": value}})
-            facts = {"input": source, "subject": "01", "image_id": f"picture-{i:04d}", "item": f"{i:04d}", "reason": ""}
+            write_json(root / f"score/{folder.name}/metrics.json", {"metrics": {"raw_fscore@0.05": value}})
+            facts = {
+                "input": source,
+                "subject": "01",
+                "image_id": f"picture-{i:04d}",
+                "item": f"{i:04d}",
+                "reason": "",
+                "route": "plain",
+            }
             write_json(folder / "status.json", {"status": "done", "record": facts})
     write_json(root / "lift.json", {"rows": []})

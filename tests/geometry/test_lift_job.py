@@ -1,24 +1,31 @@
 import hashlib
 import json
+import shutil
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
+from test_describer import build_qwen3_vl
 
-from ttd.config import UserError
+from ttd.config import FailedItemsError
+from ttd.diffusion.sdxl import BaseConfig
 from ttd.engine.items import ItemsConfig
 from ttd.experiments.lift import LiftConfig
 from ttd.geometry.camera import Camera
-from ttd.geometry.lift_job import Scored, ScoringConfig, summary_rows, summary_table
+from ttd.geometry.describer import DescriberConfig
+from ttd.geometry.lift_job import ScoringConfig, summary_rows, summary_table
 from ttd.geometry.meshes import from_glb
+from ttd.geometry.oracle_lifter import OracleConfig
+from ttd.geometry.refine import RefineConfig
 from ttd.geometry.sdf_lifter import SDFLifterConfig
 from ttd.geometry.sdf_network import SDFNetwork, SDFNetworkConfig, save_network
 from ttd.lift import check, main
-from ttd.metrics.geometry import score_surfaces
 from ttd.simulation import render
 from ttd.simulation.scenes import draw_scene
 
+ROOT = Path(__file__).parents[2]
 SCORING = ScoringConfig(n_points=200, n_controls=1, n_frames=2, view_size=32)
 
 
@@ -60,38 +67,101 @@ def config(tmp_path) -> LiftConfig:
     )
 
 
+@pytest.fixture
+def describer_folder(tmp_path) -> Path:
+    return build_qwen3_vl(tmp_path / "describer")
+
+
 def digests(folder) -> dict[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "status.json")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("status.json", "outcome.json"))
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def rows_of(config: LiftConfig) -> list[dict]:
+    return json.loads((config.output_dir / "lift.json").read_text())["rows"]
 
 
 def test_each_item_is_whole_says_where_it_comes_from_and_a_second_run_does_only_what_is_missing(config):
     assert check(config).problems == []
     main(config)
-    items = config.output_dir / "items"
-    assert sorted(p.name for p in items.iterdir()) == ["01-0_decoded", "01-0_oracle", "01-1_decoded", "01-1_oracle"]
-    for folder in items.iterdir():
+    lifted, scored = config.output_dir / "lift", config.output_dir / "score"
+    names = [f"01-{i}_{source}_plain" for i in range(2) for source in ("decoded", "oracle")]
+    assert sorted(p.name for p in lifted.iterdir()) == sorted(p.name for p in scored.iterdir()) == names
+    for folder in lifted.iterdir():
         assert {p.name for p in folder.iterdir()} == {
-            "mesh.glb", "poster.png", "turntable.gif", "metrics.json", "status.json"
+            "mesh.glb", "mesh.ply", "poster.png", "turntable.gif", "status.json"
         }  # fmt: skip
         from_glb((folder / "mesh.glb").read_bytes())
         record = json.loads((folder / "status.json").read_text())["record"]
-        assert record["status"] == "ok"
-        assert record["provenance"]["domain"] == "procedural-primitives"
+        assert (record["status"], record["route"]) == ("ok", "plain")
+        assert record["provenance"]["lifter"]["domain"] == "procedural-primitives"
     summary = json.loads((config.output_dir / "lift.json").read_text())
-    assert summary["provenance"]["domain"] == "procedural-primitives"
-    assert {row["input"] for row in summary["rows"]} == {"oracle", "decoded"}
+    assert {row["input"] for row in summary["rows"]} == {"oracle", "decoded", "mean shape"}
     assert {row["n"] for row in summary["rows"]} == {2}
+    assert {"raw_fscore@0.05", "raw_iou", "aligned_cd_l1_mean", "mind3d_emd_l2_mean", "silhouette_iou"} <= {
+        row["metric"] for row in summary["rows"]
+    }
 
-    before = digests(config.output_dir / "items")
-    kept = (items / "01-0_oracle" / "mesh.glb").stat().st_mtime_ns
-    for name in ("mesh.glb", "poster.png", "turntable.gif", "metrics.json", "status.json"):
-        (items / "01-1_decoded" / name).unlink()
-    (items / "01-1_decoded").rmdir()
+    before, kept = digests(config.output_dir), (lifted / names[0] / "mesh.glb").stat().st_mtime_ns
+    shutil.rmtree(lifted / names[3])
+    shutil.rmtree(scored / names[2])
     main(config)
-    assert digests(items) == before  # made again, byte for byte
-    assert (items / "01-0_oracle" / "mesh.glb").stat().st_mtime_ns == kept  # not made again
-    assert json.loads((config.output_dir / "lift.json").read_text()) == summary
+    assert digests(config.output_dir) == before  # made again, byte for byte
+    assert (lifted / names[0] / "mesh.glb").stat().st_mtime_ns == kept  # not made again
+
+
+def test_the_oracle_is_the_upper_bound_and_the_controls_are_not(config, tmp_path):
+    bound = config.model_copy(update={"lifter": OracleConfig(), "output_dir": tmp_path / "bound"})
+    main(bound)
+    rows = {(row["metric"], row["input"]): row for row in rows_of(bound)}
+    for source in ("oracle", "decoded"):
+        assert rows["raw_iou", source]["value"] == pytest.approx(1, abs=0.02)
+        assert rows["raw_iou", source]["control"] < 0.5
+    assert rows["raw_iou", "mean shape"]["value"] < 0.7
+
+
+def test_each_route_is_a_row_of_its_own_and_the_description_does_something(config, tmp_path, describer_folder):
+    more = {
+        "output_dir": tmp_path / "routes", "describe": DescriberConfig(model=str(describer_folder)),
+        "refine": RefineConfig(base=BaseConfig(path=str(ROOT / "weights/tiny")), steps=2), 
+        "routes": ("plain", "refined", "composed"), "lifter": OracleConfig(),
+    }  # fmt: skip
+    whole = LiftConfig(**{**{name: getattr(config, name) for name in LiftConfig.model_fields}, **more})
+    main(whole)
+    described = list((whole.output_dir / "describe").glob("*/description.json"))
+    assert len(described) == 4
+    for path in described:
+        content = json.loads(path.read_text())
+        assert content["provenance"]["engine"].startswith("llguidance")
+        picture = whole.output_dir / "refine" / path.parent.name / "picture.png"
+        assert picture.is_file() == (content["description"] is not None)
+    assert {row["route"] for row in rows_of(whole) if row["input"] == "decoded"} <= {"plain", "refined", "composed"}
+    assert {row["metric"] for row in rows_of(whole)} >= {"objects_found", "description_valid", "description_count"}
+
+
+def test_pictures_of_ones_own_need_no_generation_and_have_no_truth(config, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, path in enumerate(sorted((tmp_path / "generate").glob("shown-*.png"))):
+        shutil.copy(path, folder / f"photo-{i}.png")
+    own = LiftConfig(
+        output_dir=tmp_path / "own", pictures=folder, lifter=config.lifter, scoring=SCORING, items=config.items
+    )
+    assert check(own).problems == []
+    main(own)
+    assert sorted(p.name for p in (own.output_dir / "lift").iterdir()) == ["photo-0_plain", "photo-1_plain"]
+    assert json.loads((own.output_dir / "lift.json").read_text())["rows"] == []
+    (folder / "photo-0.jpg").write_bytes(b"")
+    assert "several files called photo-0" in "".join(check(own).problems)
+
+
+def test_an_item_that_fails_says_why_and_the_rest_is_whole(config, tmp_path):
+    broken = tmp_path / "generate" / "made-0.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(FailedItemsError, match=r"1 items failed[\s\S]*made-0.png: cannot be read"):
+        main(config)
+    assert len(list((config.output_dir / "score").glob("*/metrics.json"))) == 3
+    assert json.loads((config.output_dir / "lift.json").read_text())["failed"].keys() == {"lift/01-0_decoded_plain"}
 
 
 def test_what_is_missing_is_said_before_the_work_starts(config, tmp_path):
@@ -102,36 +172,34 @@ def test_what_is_missing_is_said_before_the_work_starts(config, tmp_path):
     assert "run ttd/generate.py first" in problems
     assert "no stimuli/scenes.json" in problems
     assert "train it with ttd/train_lift.py" in problems
-    with pytest.raises(UserError, match=r"subject: '07' has 0 pictures.*known there: 01"):
-        main(config.model_copy(update={"subject": "07"}))
+    (problem,) = check(config.model_copy(update={"subject": "07"})).problems
+    assert "subject: '07' has 0 pictures" in problem
+    assert "known there: 01" in problem
 
 
-def scored(offsets: list[float], shift: float | None) -> list[Scored]:
-    """Clouds far apart from each other; each lifted one is its own truth moved by ``shift``, or empty."""
-    cloud = np.random.default_rng(0).uniform(-0.1, 0.1, (200, 3))
-    out = []
-    for i, x in enumerate(offsets):
-        true = cloud + np.array([x, 0, 0])
-        points = None if shift is None else true + np.array([0, shift, 0])
-        out.append(Scored(str(i), points, true, score_surfaces(points, true)))
-    return out
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"generate": None}, "one of the two"),
+        ({"routes": ("refined",)}, "refined needs describe and refine"),
+        ({"routes": ("composed",)}, "composed needs describe"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(config, given, says):
+    with pytest.raises(ValidationError, match=says):
+        LiftConfig(**{**{name: getattr(config, name) for name in LiftConfig.model_fields}, **given})
 
 
-def test_the_control_pairs_each_surface_with_the_truth_of_another_item():
-    rows = summary_rows({"oracle": scored([0, 5, 10, 15], 0.001)}, SCORING, seed=0, labels={"subjects": ["01"]})
-    named = {row["metric"]: row for row in rows}
-    assert named["fscore@0.05"]["value"] == 1
-    assert named["fscore@0.05"]["control"] == 0
-    assert named["cd_l1_mean"]["value"] < 0.0011
-    assert named["cd_l1_mean"]["control_low"] > 4
-    assert "0.001" in summary_table(rows)
+def content(value: float | None, control: float) -> dict:
+    return {"metrics": {"raw_cd_l1_mean": value, "empty": float(value is None)}, "control": {"raw_cd_l1_mean": control}}
 
 
-def test_empty_surfaces_count_as_nothing_found_and_have_no_distance():
-    items = {"decoded": scored([0, 5], 0.001) + scored([10, 15], None)}
-    rows = {row["metric"]: row for row in summary_rows(items, SCORING, seed=0, labels={})}
-    assert rows["fscore@0.1"]["value"] == 0.5
-    assert rows["fscore@0.1"]["labels"]["n_empty"] == 2
-    assert rows["cd_l1_mean"]["value"] < 0.0011  # over the two that exist
-    none = summary_rows({"decoded": scored([0, 5], None)}, SCORING, seed=0, labels={})
-    assert {row["metric"] for row in none} == {"fscore@0.02", "fscore@0.05", "fscore@0.1"}
+def test_rows_are_means_over_items_with_a_surface_and_say_how_many_have_none():
+    groups = {("oracle", "plain"): [content(0.1, 0.5), content(0.3, 0.7), content(None, 0.6)]}
+    rows = {row["metric"]: row for row in summary_rows(groups, SCORING, seed=0, labels={"subjects": ["01"]})}
+    row = rows["raw_cd_l1_mean"]
+    assert row["value"] == pytest.approx(0.2)
+    assert row["control"] == pytest.approx(0.6)
+    assert row["low"] <= 0.2 <= row["high"]
+    assert (row["n"], row["labels"]["n_empty"]) == (3, 1)
+    assert "oracle" in summary_table(list(rows.values()))

@@ -62,14 +62,14 @@ def test_an_exact_field_gives_the_true_surface_closed_and_wound_outwards():
 
 def test_the_refined_grid_agrees_with_the_dense_one_at_a_fraction_of_the_questions():
     network = Exact(LEFT)
-    field = SDFLifter(network).field(network.encode(torch.zeros(1, 3, 64, 64)))
+    field, n_asked = SDFLifter(network).field(network.encode(torch.zeros(1, 3, 64, 64)))
     axis = np.linspace(-1, 1, 65)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     dense = signed_distance(LEFT, points).reshape(65, 65, 65)
     np.testing.assert_array_equal(field < 0, dense < 0)
     near = np.abs(dense) < 0.05
     np.testing.assert_allclose(field[near], dense[near], atol=1e-5)
-    assert network.asked < len(points) / 5
+    assert n_asked == network.asked < len(points) / 5
 
 
 def test_a_picture_without_surface_is_a_status_and_not_a_crash():
@@ -83,14 +83,20 @@ def test_a_picture_without_surface_is_a_status_and_not_a_crash():
 def test_a_picture_of_another_camera_is_outside_the_domain():
     request = LiftRequest("item", IMAGE, camera=CAMERA.turned(0.5))
     result = SDFLifter(Exact(LEFT)).lift([request])[0]
-    assert result.status == "failed"
+    assert result.status == "refused"
     assert "camera" in result.reason
 
 
-@pytest.mark.parametrize("image", [IMAGE.astype(np.float32), IMAGE[:32], IMAGE[..., 0]])
-def test_what_is_no_square_rgb_picture_is_refused(image):
+@pytest.mark.parametrize("image", [IMAGE.astype(np.float32), IMAGE[..., :2], IMAGE[..., 0]])
+def test_what_is_no_rgb_picture_is_an_error(image):
     with pytest.raises(ValueError, match=r"uint8 \[S, S, 3\]"):
         SDFLifter(Exact(LEFT)).lift([LiftRequest("item", image)])
+
+
+def test_a_picture_that_is_not_square_is_outside_the_domain():
+    result = SDFLifter(Exact(LEFT)).lift([LiftRequest("item", IMAGE[:32])])[0]
+    assert (result.status, result.surface) == ("refused", None)
+    assert "not square" in result.reason
 
 
 def test_glb_comes_back_with_its_colours_and_is_the_same_bytes_every_time():

@@ -121,6 +121,15 @@ def write_evaluation(folder: Path) -> None:
 
 def write_lifting(folder: Path) -> None:
     for name in ("decoded_a", "oracle_a"):
-        draw((200, 90, 20), folder / f"items/{name}/poster.png")
-    row = {"metric": "fscore@0.05", "input": "oracle", "value": 0.71, "low": 0.66, "high": 0.75, "n": 40}
+        draw((200, 90, 20), folder / f"lift/{name}/poster.png")
+        write_json(folder / f"lift/{name}/status.json", {"record": {"input": name.split("_")[0], "route": "plain"}})
+    row = {
+        "metric": "raw_fscore@0.05",
+        "input": "oracle",
+        "route": "plain",
+        "value": 0.71,
+        "low": 0.66,
+        "high": 0.75,
+        "n": 40,
+    }
     write_json(folder / "lift.json", {"rows": [{**row, "control": 0.2, "control_low": 0.17, "control_high": 0.23}]})

@@ -39,9 +39,7 @@ def write_export_facts(folder: Path, facts: ExportFacts, normaliser: SubjectNorm
     write_json(folder / FILE, content | {"sha256": fingerprint(content, 64)})
 
 
-def describe_export(
-    folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex, picture_size: int
-) -> None:
+def describe_export(folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex, picture_size: int) -> None:
     """Write the facts of a run that was trained on the shards of ``index`` with pictures of ``picture_size`` pixels."""
     normaliser = normaliser_of(index)
     eeg = EEGFacts.of(index, normaliser)

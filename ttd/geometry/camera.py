@@ -58,3 +58,7 @@ class Camera(Config):
         (x, y, z), (tx, ty, tz) = self.eye, self.target
         eye, target = (c * x + s * z, y, c * z - s * x), (c * tx + s * tz, ty, c * tz - s * tx)
         return Camera(eye=eye, target=target, half_fov=self.half_fov)
+
+
+DEFAULT_CAMERA = Camera(eye=(0.0, 1.2, 4.5), target=(0.0, 0.0, 0.0), half_fov=0.27)
+"""From a little above, so that [-1, 1]^3 fills the picture: of views, and of composition, where nobody knows a better one."""

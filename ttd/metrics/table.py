@@ -169,6 +169,16 @@ def means_markdown(rows: list[Row]) -> str:
     return markdown(*summary_cells(rows)) + (f"\n\n{below}" if below else "")
 
 
+def short_markdown(rows: list[Row]) -> str:
+    """The figures of the largest number of repetitions, and what must fail: what a README has room for."""
+    most = max((int(r.labels.get("repetitions", 0)) for r in rows), default=0)
+    shown = [r for r in rows if int(r.labels.get("repetitions", most)) == most]
+    parts = [means_markdown(shown)]
+    if means(shown, controls=True):
+        parts += ["What must fail:", markdown(*control_cells(shown))]
+    return "\n\n".join(parts)
+
+
 def table_markdown(rows: list[Row], heading: str, published: str = "") -> str:
     """All tables as Markdown below one heading; ``published`` are the figures of others, which nobody ran here."""
     parts = [f"# {heading}", means_markdown(rows)]

@@ -181,7 +181,7 @@ EVALUATED: tuple[tuple[str, str, Callable[[Path, ReportConfig, page.Page], list[
 
 
 def rewrite_readme(readme: Path, evaluation: Path) -> None:
-    """Put the table of an evaluation's means, and the command that makes it, into the results section of a README.
+    """Put an evaluation's short table, and the command that makes it, into the results section of a README.
 
     Raises:
         UserError: the README has no such section, or there is no evaluation.
@@ -191,7 +191,7 @@ def rewrite_readme(readme: Path, evaluation: Path) -> None:
         ", simulated study" if facts["simulated"] else ""
     )
     try:
-        content = table.replace_section(readme.read_text(), "results", f"{table.means_markdown(rows)}\n\n{command}")
+        content = table.replace_section(readme.read_text(), "results", f"{table.short_markdown(rows)}\n\n{command}")
     except (OSError, ValueError) as error:
         raise UserError(f"readme: {readme}: {error}") from error
     readme.write_text(content)

@@ -66,7 +66,7 @@ def fit(
         for n, p in params.items():
             if f"exp_avg.{n}" not in stored:
                 continue
-            moments = {m: stored[f"{m}.{n}"] for m in ("exp_avg", "exp_avg_sq")}
+            moments = {m: stored[f"{m}.{n}"].to(p.device) for m in ("exp_avg", "exp_avg_sq")}
             optimizer.state[p] = {"step": torch.tensor(float(start)), **moments}
         average = {n: stored[f"ema.{n}"] for n in average}
     bar = tqdm(total=config.steps, initial=start, desc=name, mininterval=10, dynamic_ncols=True)

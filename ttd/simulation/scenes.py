@@ -38,6 +38,7 @@ RADIUS = {"small": (0.33, 0.37), "large": (0.46, 0.50)}
 PAIR_SCALE = 0.9  # two solids are drawn a little smaller, so that both fit into the picture
 # Between |x| = 0.2 and 0.4 no solid stands: a place word is never a near-tie.
 PLACE_X = {"left": (-0.5, -0.42), "middle": (-0.18, 0.18), "right": (0.42, 0.5)}
+GEOMETRY = {1: "one solid on a table", 2: "two solids on a table"}
 MAX_YAW = {"torus": math.radians(35), "capsule": math.radians(50)}  # else a torus is seen edge-on, a capsule end-on
 
 
@@ -104,7 +105,7 @@ def caption(scene: Scene) -> str:
 
 
 def describe(scene: Scene) -> dict:
-    """The scene as JSON: objects near to far with integer positions and extents in hundredths, and their relations."""
+    """The scene as ``ttd.geometry.description`` wants it: objects near to far, positions and extents in hundredths."""
     near_first = sorted(scene.solids, key=lambda s: -s.z)
     objects = []
     for rank, s in enumerate(near_first):
@@ -129,7 +130,15 @@ def describe(scene: Scene) -> dict:
         a, b = near_first
         relations.append({"subject": "o0", "predicate": "left_of" if a.x < b.x else "right_of", "object": "o1"})
         relations.append({"subject": "o0", "predicate": "in_front_of", "object": "o1"})
-    return {"schema_version": 1, "scene_type": "tabletop", "objects": objects, "relations": relations}
+    return {
+        "schema_version": 1,
+        "scene_type": "tabletop",
+        "objects": objects,
+        "relations": relations,
+        "depth": {"near": ["o0"], "far": ["o1"][: len(near_first) - 1]},
+        "geometry": GEOMETRY[len(near_first)],
+        "confidence": 100,  # it is read from the scene itself
+    }
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------
