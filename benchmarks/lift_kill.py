@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,20 +49,21 @@ def main(arguments: list[str]) -> int:
         straight, disturbed = Path(place) / "straight", Path(place) / "disturbed"
         began = time.monotonic()
         assert start(straight, arguments, 1).wait() == 0, "the undisturbed job failed; run it by hand"
-        typical = time.monotonic() - began
+        typical, n_results = time.monotonic() - began, len(list(straight.glob("*/*/status.json")))
         rng, killed, progress, ended = random.Random(14), 0, [], 0
         while killed < KILLS:
             process = start(disturbed, arguments, 2)
             try:
-                process.wait(rng.uniform(0.2, 1.0) * 1.5 * typical)
-                ended += 1  # it came to its end before the kill: begin again, so that kills meet all phases
-                subprocess.run(["rm", "-rf", str(disturbed)], check=True)
+                process.wait(rng.uniform(0.1, 1.0) * typical)
+                ended += 1
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 killed += 1
                 progress.append(len(list(disturbed.glob("*/*/status.json"))))
-                print(f"kill {killed} of {KILLS}, {progress[-1]} results so far", file=sys.stderr)
+                print(f"kill {killed} of {KILLS}, {progress[-1]} of {n_results} results so far", file=sys.stderr)
+            if len(list(disturbed.glob("*/*/status.json"))) == n_results and killed < KILLS:
+                shutil.rmtree(disturbed)  # nothing is left to disturb: begin again
         assert start(disturbed, arguments, 2).wait() == 0, "the disturbed job does not come to its end"
         world = json.loads((disturbed / "environment.json").read_text())["world_size"]
         a, b = content(straight), content(disturbed)

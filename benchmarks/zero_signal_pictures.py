@@ -66,7 +66,7 @@ class Setting:
         seen = self.describe(torch.from_numpy(shown).permute(0, 3, 1, 2))
         truth = Described(
             seen.described.clip, seen.described.judge, np.array([KINDS.index(w["kind"]) for w in labels]),
-            np.array([COLOURS.index(w["colour"]) for w in labels]),
+            np.array([COLOURS.index(w["colour"]) for w in labels]), {"kind": len(KINDS), "colour": len(COLOURS)},
         )  # fmt: skip
         self.real = Seen(seen.pictures, truth)
         training = np.unique(ShardIndex.read(shards / "train").column("image_sha256"))

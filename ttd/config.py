@@ -245,9 +245,13 @@ def finished_at(folder: Path) -> float:
 
 
 def blocked(folder: Path) -> list[str]:
-    """Why ``folder`` cannot be made: something on its path is a file."""
+    """Why ``folder`` cannot be made: something on its path is a file, or nobody may write there."""
     parts = [folder, *folder.parents]
-    return [f"output_dir={folder}: {path} is a file; give a folder" for path in parts if path.is_file()]
+    files = [f"output_dir={folder}: {path} is a file; give a folder" for path in parts if path.is_file()]
+    there = next((path for path in parts if path.is_dir()), None)
+    if files or there is None or os.access(there, os.W_OK | os.X_OK):
+        return files
+    return [f"output_dir={folder}: {there} may not be written to; give another folder, or the right to write there"]
 
 
 def _arguments(argv: Sequence[str]) -> tuple[list[Path], list[str], set[str]]:

@@ -119,6 +119,7 @@ def write_table(config: EvalConfig, manifests: dict[str, list[Items]], mean: Ite
     others = published_markdown(facts.study, sorted({row.metric for row in rows}))
     write_results(config.output_dir, rows, heading=heading, facts=more, published=others)
     print((config.output_dir / "table.md").read_text())
+    print(f"{config.output_dir}: table.md, table.tex, metrics.json")
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:

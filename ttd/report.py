@@ -20,7 +20,11 @@ def check(config: ReportConfig) -> Plan:
         problems.append(f"shards: {config.shards} holds no training part; build the shards first")
     if config.readme is not None and not (config.eval and (config.eval / "metrics.json").is_file()):
         problems.append("readme: there is no evaluation to take the table from; give eval, or leave readme out")
-    return Plan(problems=problems, notes=["report: reads run folders, writes one folder of a few MB in about a minute"])
+    runs = {"pretrain": config.pretrain, "align": config.align, "finetune": config.finetune, "eval": config.eval}
+    runs |= {"lift": config.lift, **{f"generate.{name}": folder for name, folder in config.generate.items()}}
+    missing = {key: folder for key, folder in runs.items() if folder and not folder.is_dir()}
+    absent = [f"{key}={folder}: no such folder; the page will say so" for key, folder in missing.items()]
+    return Plan(problems=problems, notes=[*absent, "report: writes one folder of a few MB in about a minute"])
 
 
 def main(config: ReportConfig) -> None:

@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,25 @@ def check(config: SweepConfig) -> Plan:
     for preparation in config.before:
         if not (ROOT / preparation.script).is_file():
             plan.problems.append(f"before: {preparation.script} is no script of this project")
-    if not config.before and not (config.shards / "train" / "index.json").is_file():
-        plan.problems.append(f"shards: {config.shards} holds no shards; build them, or name the commands in before")
+    if not (config.shards / "train" / "index.json").is_file() and not plan.problems:
+        plan.problems += first_step(config)
     for name in config.settings:
         n = sum(fit.setting == name for fit in fits)
         plan.notes.append(
             f"{name}: {n} fits" if n else f"{name}: {len(list(config.who(name)))} fits, within this process"
         )
     return plan
+
+
+def first_step(config: SweepConfig) -> list[str]:
+    """What keeps the first preparation from starting, as its own dry run says; later ones need what it makes."""
+    if not config.before:
+        return [f"shards: {config.shards} holds no shards; build them, or name the commands in before"]
+    first = config.before[0]
+    given = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in first.fields.items()]
+    command = [sys.executable, str(ROOT / first.script), "--config", str(first.config), *given, "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [f"before: {first.script}: {line}" for line in done.stderr.splitlines()] if done.returncode else []
 
 
 def main(config: SweepConfig) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from ttd import eval as entry
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
-from ttd.config import UserError
+from ttd.config import FailedItemsError, UserError
 from ttd.data.index import ShardIndex
 from ttd.data.splits import SplitManifest, read_ledger
 from ttd.data.writer import ShardWriter
@@ -184,7 +186,7 @@ def test_perfect_pictures_are_recognised_and_wrong_eeg_is_not(evaluated):
 def test_what_cannot_know_the_picture_stands_in_a_table_of_its_own_and_fails(evaluated):
     config, table = evaluated
     assert {r.labels["control"] for r in read_rows(config.output_dir / "metrics.json")[0] if "control" in r.labels} == {
-        "pre-stimulus window", "noise EEG", "unconditional generation", "always the mean picture"
+        "pre-stimulus window", "noise EEG", "wrong EEG", "unconditional generation", "always the mean picture"
     }  # fmt: skip
     for control in ("pre-stimulus window", "noise EEG"):
         (row,) = (r for r in mean_rows(config, control=control) if r.title == "retrieval top-1, 10-way")
@@ -195,6 +197,10 @@ def test_what_cannot_know_the_picture_stands_in_a_table_of_its_own_and_fails(eva
     assert unconditional["two_way_clip"].value < 0.75 < {r.metric: r for r in mean_rows(config)}["two_way_clip"].value
     head, below = table.split("## What must fail")
     assert "unconditional generation" not in head
+    assert "controls have p < 0.05" in below
+    assert re.search(r"\| PixCorr ↑ \| any model \|.*\| LoRA 1\.000 \|", below), (
+        "beside the models it is to be held against"
+    )
     assert "| unconditional generation |" in below.split("## By subject")[0]
     assert (config.output_dir / "table.tex").read_text().count(r"\begin{tabular}") == 2
 
@@ -358,6 +364,30 @@ def test_two_ranks_look_at_each_picture_once_and_make_the_table_of_one_rank_byte
     many = [row for row in rows if "control" not in row.labels]
     assert {row.labels["samples"] for row in many} == {5}
     assert all(row.value > row.control + 0.3 for row in many if row.metric == "pixcorr")
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "says"),
+    [
+        (PicturesConfig, {"runs": {"a": ("x", "x")}}, "a names a folder twice"),
+        (PicturesConfig, {"runs": {"a": "x"}, "compare": [("a", "a")]}, "with itself says nothing"),
+        (RetrievalConfig, {"run": ("x", "x")}, "names a folder twice"),
+    ],
+)
+def test_a_run_is_no_second_seed_of_itself(section, given, says):
+    with pytest.raises(ValidationError, match=says):
+        section(**given)
+
+
+def test_a_picture_that_cannot_be_read_is_named(evaluated, tmp_path):
+    config, _ = evaluated
+    shutil.copytree(config.pictures.runs["LoRA"], tmp_path / "broken")
+    victim = next((tmp_path / "broken" / "images").glob("*.png"))
+    victim.write_bytes(b"no picture")
+    pictures = config.pictures.model_copy(update={"runs": {"broken": tmp_path / "broken"}})
+    none = config.retrieval.model_copy(update={"run": None})
+    with pytest.raises(FailedItemsError, match=rf"{victim.name}: cannot be read as a picture"):
+        entry.main(config.model_copy(update={"output_dir": tmp_path / "eval", "pictures": pictures, "retrieval": none}))
 
 
 def test_everything_that_is_missing_is_named_at_once(tmp_path):

@@ -61,7 +61,9 @@ def scored(folder: Path, *, pairwise: bool = False) -> ScoredRun:
         flat = images.reshape(len(images), -1)
         word = (1e3 * flat.sum(1)).astype(int) % 6
         networks = {"fid_inception": flat[:, :8]}
-        return Described(clip=flat, judge=flat[:, ::3], kind=word, colour=word, networks=networks)
+        return Described(
+            clip=flat, judge=flat[:, ::3], kind=word, colour=word, networks=networks, n_words={"kind": 6, "colour": 6}
+        )
 
     truth = described(shown)
     return scored_run(
@@ -127,7 +129,8 @@ def test_perfect_pictures_are_perfect_in_every_metric_and_both_controls_are_not(
         "repetitions": 20,
         "candidates": 1,
         "samples": 1,
-        "noise_seeds": [0],
+        "noise_seed": 0,
+        "pictures": N,
         "size": 16,
         "subjects": ["01", "02"],
     }
@@ -220,7 +223,13 @@ def test_pictures_of_nothing_lie_inside_their_chance_intervals_8_times_in_10_or_
         words = rng.integers(0, 4, (2, n))
         return Seen(
             rng.random((n, 12, 12, 3)).astype(np.float32),
-            Described(rng.normal(size=(n, 8)), rng.normal(size=(n, 8)), kind=words[0], colour=words[1]),
+            Described(
+                rng.normal(size=(n, 8)),
+                rng.normal(size=(n, 8)),
+                kind=words[0],
+                colour=words[1],
+                n_words={"kind": 4, "colour": 4},
+            ),
         )
 
     for draw in range(10):

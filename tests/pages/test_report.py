@@ -104,6 +104,9 @@ def test_pictures_of_a_study_of_people_are_marked_or_left_out(study, runs, tmp_p
     assert len(shown) == N_IMAGES
     left_out = build_report(config.model_copy(update={"stimuli": "leave_out"})).read_text(encoding="utf-8")
     assert 'alt="shown:' not in left_out
+    assert "<div>from the reconstruction" in left_out
+    assert "<div>from the picture shown" not in left_out, "a solid shows what its picture shows"
+    assert "are left out; their names stand in their places" in left_out
     assert left_out.count('<div class="left-out">x</div>') == n
     reconstructed = set(re.findall(r'src="(pictures/[^"]+)" alt="(?!shown:)', left_out))
     assert {f"pictures/{p.name}" for p in (tmp_path / "out/pictures").iterdir()} == reconstructed, (

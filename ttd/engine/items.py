@@ -182,7 +182,7 @@ class Todo:
             return len(keep & {item.key for item in batch})
         except Exception as error:
             if not last:
-                log.warning("%s: %s; trying its items one by one", ", ".join(i.key for i in batch), error)
+                log.warning("%s and %d more: %s; trying one by one", batch[0].key, len(batch) - 1, error)
                 return None
             log.warning("%s failed: %s: %s", batch[0].key, type(error).__name__, error)
             folders[0].mkdir(exist_ok=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ttd.config import FailedItemsError
 from ttd.diffusion.targets import ClipTargets
@@ -58,11 +57,10 @@ class Features:
 
     def _look(self, items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
         paths = [item.payload for item in items]
-        clip = self.clip([path.read_bytes() for path in paths]).astype(np.float32)
-        alike: dict[tuple[int, int], list[int]] = {}  # drawn and shown pictures may differ in size
+        alike: dict[tuple[int, ...], list[int]] = {}  # drawn and shown pictures may differ in size
         for i, path in enumerate(paths):
-            with Image.open(path) as picture:
-                alike.setdefault(picture.size, []).append(i)
+            alike.setdefault(read_pictures([path]).shape, []).append(i)
+        clip = self.clip([path.read_bytes() for path in paths]).astype(np.float32)
         for group in alike.values():
             seen = self._networks_see(read_pictures([paths[i] for i in group]))
             for place, i in enumerate(group):
@@ -108,5 +106,6 @@ class Features:
             with np.load(self.folder / self.sha256[path] / "features.npz", allow_pickle=False) as file:
                 rows.append({name: file[name] for name in file.files})
         seen = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        own = {name: seen.pop(name) for name in [*seen] if name.startswith("network.")}
-        return Described(**seen, networks={name.removeprefix("network."): values for name, values in own.items()})
+        own = {name.removeprefix("network."): seen[name] for name in seen if name.startswith("network.")}
+        judge, kind, colour = (seen.get(name) for name in ("judge", "kind", "colour"))
+        return Described(seen["clip"], judge, kind, colour, networks=own)

@@ -22,7 +22,7 @@ from ttd.data.targets import TargetTable
 from ttd.engine.tracking import progress
 from ttd.evaluation.features import Features
 from ttd.experiments.eval import EvalConfig
-from ttd.metrics.manifest import read_manifest, read_pictures
+from ttd.metrics.manifest import CONTROL_NAMES, read_manifest, read_pictures
 from ttd.metrics.picture_scores import Seen
 from ttd.metrics.reconstruction import (
     ScoredRun,
@@ -38,10 +38,8 @@ from ttd.seeding import key
 from ttd.simulation.scenes import COLOURS, KINDS
 from ttd.simulation.study import read_scenes
 
-CONTROL_NAMES = {
-    "noise": "noise EEG", "pre_stimulus": "pre-stimulus window", "unconditional": "unconditional generation"
-}  # fmt: skip
-"""Controls that a generation run may hold beside wrong EEG, as the table names them."""
+N_WORDS = {"kind": len(KINDS), "colour": len(COLOURS)}
+"""What the judge chooses among."""
 MEAN_PICTURE = "always the mean picture"
 N_MEAN = 1000
 """Training pictures in the mean; of more it hardly changes, and pictures of a large study take long to decode."""
@@ -136,7 +134,7 @@ class Scorer:
         kind, colour = true_words(config, [ids[sha] for sha in shas])
         return scored_run(
             name, items, Seen(read_pictures([i["path"] for i in items]), seen), shas,
-            Seen(read_pictures([paths[sha] for sha in shas]), replace(truth, kind=kind, colour=colour)),
+            Seen(read_pictures([paths[sha] for sha in shas]), replace(truth, kind=kind, colour=colour, n_words=N_WORDS)),
             clip_centre=self.centre, pixel_size=pictures.pixel_size, ways=pictures.ways, seed=config.seed,
             labels=self.labels if control is None else {**self.labels, "control": control},
             lpips=self.features.lpips, pairwise=pictures.pairwise,
@@ -158,11 +156,12 @@ def score_pictures(
         rows += reconstruction_rows(scored[name], **draws)
         rows += distribution_rows(scored[name], seed=config.seed)
         records += item_scores(scored[name], own[0], words)
-        for control in sorted({item["control"] for item in seeds[0]} - {None, "shuffled"}):
+        for control in sorted({item["control"] for item in seeds[0]} - {None}):
             blind = [[{**i, "control": None} for i in items if i["control"] == control] for items in seeds]
             run = scorer.seeds(name, blind, control=CONTROL_NAMES[control])
             rows += reconstruction_rows(run, **draws) + distribution_rows(run, seed=config.seed)
-            records += [{**record, "control": control} for record in item_scores(run, blind[0], words)]
+            if control != "shuffled":  # among the run's own already
+                records += [{**record, "control": control} for record in item_scores(run, blind[0], words)]
     for first, second in config.pictures.compare:
         rows += difference_rows(scored[first], scored[second], **draws)
     if mean:

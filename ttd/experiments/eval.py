@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ttd.config import Config
 
@@ -25,6 +25,14 @@ class RetrievalConfig(Config):
     occlusion: bool = True
     """Hide times and electrodes one after the other and see what retrieval loses (occlusion.json); about 80 passes of the encoder
     over the test part."""
+
+    @field_validator("run")
+    @classmethod
+    def _once(cls, value: Path | tuple[Path, ...] | None) -> Path | tuple[Path, ...] | None:
+        folders = _folders(value)
+        if len(set(folders)) < len(folders):
+            raise ValueError("names a folder twice; give one of each training seed")
+        return value
 
     @property
     def runs(self) -> tuple[Path, ...]:
@@ -83,6 +91,12 @@ class PicturesConfig(Config):
 
     @model_validator(mode="after")
     def _named(self) -> PicturesConfig:
+        for name, folders in self.folders.items():
+            if len(set(folders)) < len(folders):
+                raise ValueError(f"runs: {name} names a folder twice; give one of each training seed")
+        for first, second in self.compare:
+            if first == second:
+                raise ValueError(f"compare: {first!r} with itself says nothing; name two runs")
         for name in (name for pair in self.compare for name in pair):
             if name not in self.runs:
                 raise ValueError(f"compare: {name!r} is none of the runs {', '.join(self.runs) or '(none)'}")

@@ -16,6 +16,14 @@ from PIL import Image
 
 from ttd.config import UserError
 
+CONTROL_NAMES = {
+    "shuffled": "wrong EEG",
+    "noise": "noise EEG",
+    "pre_stimulus": "pre-stimulus window",
+    "unconditional": "unconditional generation",
+}
+"""Controls that a generation run may hold, as tables and pages name them."""
+
 FIELDS = (
     "key", "subject", "image_id", "image_sha256", "path", "seed", "n_repetitions", "candidates", "control", "shown_path",
 )  # fmt: skip

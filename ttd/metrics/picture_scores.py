@@ -39,6 +39,8 @@ class Described:
     judge: np.ndarray | None = None
     kind: np.ndarray | None = None
     colour: np.ndarray | None = None
+    n_words: dict[str, int] = field(default_factory=dict)
+    """Of shown pictures: among how many words the judge chooses a kind, a colour."""
     networks: dict[str, np.ndarray] = field(default_factory=dict)
     """Features [., F] of networks of the published tables, by their name in ``network_table.NETWORKS``."""
 
@@ -110,7 +112,7 @@ def scores(
         table |= pairwise_scores(pixel.resize(generated, pixel_size), pixel.resize(shown, pixel_size), lpips)
     for name, named, true in (("kind", seen.kind, truth.kind), ("colour", seen.colour, truth.colour)):
         if named is not None and true is not None:
-            table[f"named_{name}"] = naming(named, true), 1 / len(np.unique(true))
+            table[f"named_{name}"] = naming(named, true), 1 / truth.n_words[name]
     return table
 
 

@@ -85,7 +85,8 @@ def scored_run(
         "repetitions": repetitions[-1],
         "candidates": max(int(item["candidates"]) for item in items),
         "samples": max(int(item["samples"]) for item in items),
-        "noise_seeds": noises if len(noises) < 9 else "per item",
+        "pictures": len(pictures),
+        "noise_seed": noises[0] if len(noises) == 1 else "per item",
     }
     identified = ("clip", "judge", "alexnet_2", "alexnet_5", "inception", "clip_l")
     extra: dict[str, dict[str, Any]] = {

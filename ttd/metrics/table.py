@@ -120,15 +120,38 @@ def notes(rows: list[Row]) -> list[str]:
 def control_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of what must fail: EEG or pictures that cannot know what was seen, beside the model's own figure."""
     own = {(r.title, r.model, _repetitions(r)): r for r in means(rows)}
-    header = ["metric", "model", "repetitions", "control", "value [95 %]", "chance [95 % of permutations]", "the model"]
+    header = [
+        "metric",
+        "model",
+        "repetitions",
+        "control",
+        "value [95 %]",
+        "chance [95 % of permutations]",
+        "p",
+        "the model",
+    ]
     lines = []
     for row in means(rows, controls=True):
-        model = own.get((row.title, row.model, _repetitions(row)))
+        place = row.title, _repetitions(row)
+        models = [r for (t, m, n), r in own.items() if (t, n) == place and m == row.model] or [
+            r for (t, _, n), r in own.items() if (t, n) == place and "minus" not in r.labels
+        ]  # a control of no model stands beside all of them
+        said = ", ".join(_number(r.value) if r.model == row.model else f"{r.model} {r.value:.3f}" for r in models)
         lines.append([
-            _named(row), row.model, _repetitions(row), str(row.labels["control"]), _value(row), _chance(row),
-            _number(model.value if model else None),
+            _named(row), row.model, _repetitions(row), str(row.labels["control"]), _value(row), _chance(row), _p(row.p),
+            said or "–",
         ])  # fmt: skip
     return header, lines
+
+
+def control_note(rows: list[Row]) -> str:
+    """How many controls scored above their chance interval, and how many would by chance."""
+    tested = [r for r in means(rows, controls=True) if r.p is not None]
+    above = sum(r.p < 0.05 for r in tested if r.p is not None)
+    return (
+        f"{above} of {len(tested)} controls have p < 0.05 (one in twenty would by chance; those of one run are not independent). "
+        "Controls without a chance level are to be read beside the model."
+    )
 
 
 def subject_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -175,7 +198,7 @@ def short_markdown(rows: list[Row]) -> str:
     shown = [r for r in rows if int(r.labels.get("repetitions", most)) == most]
     parts = [means_markdown(shown)]
     if means(shown, controls=True):
-        parts += ["What must fail:", markdown(*control_cells(shown))]
+        parts += ["What must fail:", markdown(*control_cells(shown)), control_note(shown)]
     return "\n\n".join(parts)
 
 
@@ -183,7 +206,7 @@ def table_markdown(rows: list[Row], heading: str, published: str = "") -> str:
     """All tables as Markdown below one heading; ``published`` are the figures of others, which nobody ran here."""
     parts = [f"# {heading}", means_markdown(rows)]
     if means(rows, controls=True):
-        parts += ["## What must fail", markdown(*control_cells(rows))]
+        parts += ["## What must fail", markdown(*control_cells(rows)), control_note(rows)]
     parts += ["## By subject", markdown(*subject_cells(rows)), *([published.rstrip()] if published else [])]
     return "\n\n".join(parts) + "\n"
 

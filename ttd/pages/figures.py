@@ -175,9 +175,9 @@ def result_figure(rows: Sequence, *, metrics: Sequence[str]) -> Figure | None:
                 (0.12, "#a5abb6", row.control, row.control_low, row.control_high),
             ):
                 axis.errorbar(i + shift, value, [[value - low], [high - value]], fmt="o", color=colour, markersize=4.5)
-        chance = mine[0].chance
-        if chance is not None:
-            axis.axhline(chance, color="#8a5a00", linewidth=1, linestyle=(0, (4, 3)))
+        for i, row in enumerate(mine):
+            if row.chance is not None:
+                axis.hlines(row.chance, i - 0.4, i + 0.4, color="#8a5a00", linewidth=1, linestyle=(0, (4, 3)))
         axis.set_title(mine[0].title, fontsize=8.5, loc="left")
         axis.set_xticks(range(len(mine)), [r.model for r in mine], fontsize=8, rotation=20, ha="right")
         axis.set_xlim(-0.6, len(mine) - 0.4)

@@ -10,9 +10,10 @@ from functools import partial
 from html import escape
 
 from ttd.metrics.catalogue import METRICS
+from ttd.metrics.manifest import CONTROL_NAMES
 from ttd.metrics.row import MEAN, Row
 from ttd.pages import page
-from ttd.pages.items import CONTROLS, PREFERRED, Item, metrics_of, picks
+from ttd.pages.items import PREFERRED, Item, metrics_of, picks
 
 SIDE = 160
 """Pixels of a picture's longer side at most: cards show them at 80 to 110."""
@@ -48,7 +49,7 @@ def introduction(items: list[Item], repetitions: list[int]) -> list[str]:
     samples = max(cell.samples for cell in cells)
     if samples > 1:
         said += f" Scores are means over up to {samples} pictures per item, of which the first is shown."
-    wrong = CONTROLS["shuffled"]
+    wrong = CONTROL_NAMES["shuffled"]
     if not any(cell.label == wrong for cell in cells):
         return [
             page.paragraph(said),
@@ -75,7 +76,7 @@ def said_of_strip(items: list[Item], metric: str | None, rows: list[Row], *, see
         cell.scores[metric]
         for item in items
         for cell in item.cells
-        if cell.label == CONTROLS["shuffled"] and metric in cell.scores
+        if cell.label == CONTROL_NAMES["shuffled"] and metric in cell.scores
     ]
     of_control = f"; wrong EEG reaches {sum(controls) / len(controls):.3f} on average" if controls else ""
     title = row.title if row else facts.title.replace(", {k}-way", "")
@@ -107,7 +108,7 @@ def card(item: Item, *, sheet: page.Page, metrics: list[str], metric: str | None
         data = f' data-run="{escape(cell.label, quote=True)}" data-scores="{numbers}"' if metrics and not why else ""
         cells.append(f"<div{data}>{inner}</div>")
     told = f"{item.image_id} · subject {item.subject}" + (f" · {item.repetitions} repetitions" if counted else "")
-    text = " ".join([item.name, item.concept, told, *(cell.named for cell in item.cells)]).lower()
+    text = " ".join([item.name, item.concept, told]).lower()
     data = (
         ""
         if why

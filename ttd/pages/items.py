@@ -14,15 +14,10 @@ from typing import Any
 
 from ttd.config import UserError
 from ttd.metrics.catalogue import METRICS
-from ttd.metrics.manifest import read_manifest
+from ttd.metrics.manifest import CONTROL_NAMES, read_manifest
 from ttd.seeding import numpy_rng
 
 FILE = "items.jsonl"
-
-CONTROLS = {
-    "shuffled": "wrong EEG", "noise": "noise as EEG", "pre_stimulus": "EEG before onset", "unconditional": "no EEG",
-}  # fmt: skip
-"""Controls of a generation run and their words on the page."""
 
 PREFERRED = ("two_way_clip_l", "two_way_clip", "two_way_judge", "pixcorr", "ssim", "mse")
 """The score that picks examples is the first of these that was measured: what a picture shows before its pixels."""
@@ -99,7 +94,7 @@ def read_items(runs: Mapping[str, Path], evaluation: Path | None) -> list[Item]:
         for line in reversed(lines)
     }
     wanted: list[tuple[str, str | None, str]] = [(name, None, name) for name in manifests]
-    wanted += [(first, control, label) for control, label in CONTROLS.items()]
+    wanted += [(first, control, label) for control, label in CONTROL_NAMES.items()]
     items: dict[tuple[str, str], Item] = {}
     for line in manifests[first]:
         subject, sha = str(line["subject"]), line["image_sha256"]

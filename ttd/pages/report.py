@@ -43,7 +43,9 @@ BANNERS: dict[str, str] = {
         "The pictures that were shown are not for republication: the licence of the study ({licence}) does not say that it "
         "frees its pictures. To hand this folder on, make it again with stimuli=leave_out."
     ),
-    "leave_out": "The pictures that were shown are left out, as they may not be republished; their names stand in their places.",
+    "leave_out": (
+        "The pictures that were shown, and the solids made from them, are left out; their names stand in their places."
+    ),
 }
 
 FREE_PICTURES = re.compile(r"(CC0|CC[ -]BY(-SA)?([ -][1-4]\.0)?|public domain) \(pictures\)", re.IGNORECASE)
@@ -66,7 +68,9 @@ def build_report(config: ReportConfig) -> Path:
         sheet = page.Page(
             config.title,
             subtitle=f"Study {facts.study} · code {facts.code_version or 'unknown'} · every figure stands beside its control",
-            banner=SIMULATED if facts.simulated else BANNERS.get(stimuli, "").format(licence=licence),
+            banner=" ".join(
+                filter(None, [SIMULATED if facts.simulated else "", BANNERS.get(stimuli, "").format(licence=licence)])
+            ),
             folder=aside,
             stimuli=stimuli,
         )
@@ -146,6 +150,7 @@ def results(config: ReportConfig) -> list[str]:
             "model, the figure says nothing about the EEG."
         )
         out += ["<h3>What must fail</h3>", page.paragraph(about), page.table(*table.control_cells(rows))]
+        out.append(page.paragraph(table.control_note(rows), soft=True))
     out += ["<h3>By subject</h3>", page.table(*table.subject_cells(rows))]
     out += others(facts.get("study", ""), [row.metric for row in means])
     sources = [
@@ -198,7 +203,8 @@ def rewrite_readme(readme: Path, evaluation: Path) -> None:
 
 
 def _labels(labels: dict[str, Any]) -> str:
-    return " · ".join(f"{k}: {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in labels.items())
+    told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in labels.items()}
+    return " · ".join(f"{k}: {v}" for k, v in told.items() if k != "repetitions")  # a column of the table
 
 
 def training(config: ReportConfig) -> list[str]:
