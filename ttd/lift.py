@@ -33,9 +33,11 @@ from ttd.geometry.camera import DEFAULT_CAMERA, Camera
 from ttd.geometry.compose import composed, requests_of
 from ttd.geometry.describer import Describer
 from ttd.geometry.describer import find_missing as describer_problems
-from ttd.geometry.lift_job import lifted_files, scores_of, summary_rows, summary_table, write_scores
+from ttd.geometry.lift_job import Lifted, lifted_files, scores_of, summary_rows, summary_table, write_scores
 from ttd.geometry.lifter import Lifter, LiftRequest, LiftResult
 from ttd.geometry.lifters import prepare_lifter
+from ttd.geometry.likeness import Likeness, control_of
+from ttd.geometry.likeness import problems as clip_problems
 from ttd.geometry.refine import Refiner, prompt_of
 from ttd.seeding import key
 from ttd.simulation.lift_truth import MEAN_SHAPE, Picture, Truths, own_pictures, pictures_of_generation
@@ -50,7 +52,7 @@ def check(config: LiftConfig) -> Plan:
         plan.problems.append(f"study: {config.study} holds no stimuli/scenes.json, so no true solids are known")
     plan.problems += describer_problems(config.describe.model) if config.describe else []
     plan.problems += config.refine.problems() if config.refine and "refined" in config.routes else []
-    plan.problems += config.lifter.problems()
+    plan.problems += config.lifter.problems() + clip_problems(config.scoring.clip)
     if not plan.problems:
         try:
             n = len(choose(config))
@@ -231,30 +233,49 @@ def one(job: Job, lifter: Lifter, camera: Camera, item: Item) -> LiftResult:
 
 
 def score(job: Job) -> None:
-    """Each lifted item → metrics.json."""
+    """Each lifted item → metrics.json: against the true solids where a study knows them, else against its picture."""
     config, lifted = job.config, job.folder("lift")
+    likeness = Likeness(config.scoring.clip, device=job.accelerator.device, camera=config.camera or DEFAULT_CAMERA)
     items = []
     for item in finished(job, "lift", routes(job)):
         picture = item.payload[0]
         others = job.truths.others(picture, job.pictures, config.scoring.n_controls)
-        ply = lifted / item.key / "mesh.ply"
-        digest = hashlib.sha256(ply.read_bytes()).hexdigest() if ply.is_file() else None
-        inputs = [digest, picture.scene, [other.scene for other in others], job.description(picture)]
+        surfaces = [lifted / name / "mesh.ply" for name in (item.key, partner(picture, item.payload[1]))]
+        inputs = [
+            [hashlib.sha256(ply.read_bytes()).hexdigest() if ply.is_file() else None for ply in surfaces],
+            picture.sha256, picture.scene, [(other.scene, other.sha256) for other in others], job.description(picture),
+        ]  # fmt: skip
         items.append(Item(item.key, (*item.payload, others), inputs=inputs))
+
+    def surface(name: str) -> Lifted:
+        return Lifted.read(lifted / name, config.scoring.n_points, seed=config.seed)
+
+    def beside(picture: Picture, route: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """What an item without truth is held against: its picture, and of decoded ones the surface of the picture shown."""
+        decoded = picture.facts["input"] == "decoded"
+        return read(picture.path), surface(partner(picture, route)).points if decoded else None
 
     def work(batch: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
         for item, folder in zip(batch, folders, strict=True):
-            picture, _, others = item.payload
-            wrong = [job.truths.of(other) for other in others]
-            described = config.describe is not None and item.payload[1] == "plain"
+            picture, route, others = item.payload
+            own, truth = surface(item.key), job.truths.of(picture) if picture.scene else None
             content = scores_of(
-                lifted / item.key, job.truths.of(picture) if picture.scene else None, wrong, job.description(picture),
-                described=described, camera=job.truths.camera, config=config.scoring, seed=config.seed,
+                own, truth, [job.truths.of(other) for other in others] if truth else [], job.description(picture),
+                described=config.describe is not None and route == "plain", camera=job.truths.camera,
             )  # fmt: skip
+            if truth is None:
+                twins = [beside(other, route) for other in others]
+                scores, wrong = likeness.scores(own.mesh, own.points, beside(picture, route), twins)
+                content["metrics"], content["control"] = scores | content["metrics"], control_of(wrong)
             write_scores(folder, content, {"scoring": config.scoring.model_dump(mode="json")})
         return [{} for _ in batch]
 
     job.phase("score", items, work, config.scoring.model_dump(mode="json"))
+
+
+def partner(picture: Picture, route: str) -> str:
+    """The lifted item of the picture that was shown, for one that was decoded."""
+    return f"{picture.item}_oracle_{route}"
 
 
 def summarise(job: Job) -> None:

@@ -150,9 +150,28 @@ def test_pictures_of_ones_own_need_no_generation_and_have_no_truth(config, tmp_p
     assert check(own).problems == []
     main(own)
     assert sorted(p.name for p in (own.output_dir / "lift").iterdir()) == ["photo-0_plain", "photo-1_plain"]
-    assert json.loads((own.output_dir / "lift.json").read_text())["rows"] == []
+    assert {row["metric"] for row in rows_of(own)} == {"empty", "watertight", "components"}
     (folder / "photo-0.jpg").write_bytes(b"")
     assert "several files called photo-0" in "".join(check(own).problems)
+
+
+def test_without_a_known_truth_a_decoded_solid_is_held_against_that_of_the_picture_shown(config, tmp_path):
+    shutil.copy(tmp_path / "generate" / "shown-0.png", tmp_path / "generate" / "made-0.png")
+    shutil.copy(tmp_path / "generate" / "shown-1.png", tmp_path / "generate" / "made-1.png")
+    scoring = SCORING.model_copy(update={"clip": str(ROOT / "weights/tiny/clip")})
+    update = {"study": None, "scoring": scoring, "output_dir": tmp_path / "blind"}
+    main(config.model_copy(update=update))
+    rows = {(row["metric"], row["input"]): row for row in rows_of(config.model_copy(update=update))}
+    assert rows["consistency_fscore@0.1", "decoded"]["value"] == pytest.approx(1, abs=0.1), "the same picture"
+    assert ("consistency_fscore@0.1", "oracle") not in rows
+    for source in ("oracle", "decoded"):
+        views = rows["clip_views_mean", source]
+        assert -1 <= views["value"] <= rows["clip_views_best", source]["value"] <= 1
+        assert "control" in views
+    assert not any(metric.startswith("raw_") for metric, _ in rows)
+    missing = scoring.model_copy(update={"clip": str(tmp_path / "none")})
+    (problem,) = check(config.model_copy(update={"scoring": missing})).problems
+    assert problem.startswith("scoring.clip:")
 
 
 def test_an_item_that_fails_says_why_and_the_rest_is_whole(config, tmp_path):

@@ -23,6 +23,7 @@ from ttd.config import Config
 from ttd.geometry.agreement import agreement
 from ttd.geometry.camera import Camera
 from ttd.geometry.lifter import LifterInfo, LiftResult
+from ttd.geometry.likeness import control_of
 from ttd.geometry.meshes import from_ply, sample_surface, to_glb, to_ply, to_trimesh
 from ttd.geometry.views import silhouette, to_gif, to_png, turntable
 from ttd.metrics.description import score_description
@@ -33,6 +34,7 @@ from ttd.seeding import key
 
 HEADLINE = (
     "raw_cd_l1_mean", "raw_fscore@0.05", "raw_iou", "raw_normal_consistency", "silhouette_iou",
+    "clip_views_mean", "consistency_fscore@0.05",
     "description_count", "description_label_f1", "description_color_f1", "relations_held", "objects_found",
 )  # fmt: skip
 """What the printed table shows; lift.json has every figure."""
@@ -47,6 +49,8 @@ class ScoringConfig(Config):
     """Views of the turntable."""
     view_size: int = 96
     """Side of a view in pixels."""
+    clip: str | None = None
+    """Folder or repository of a CLIP whose similarity of views to the picture is scored; null leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,36 @@ def lifted_files(
     return files, record | {"n_vertices": len(mesh.vertices), "watertight": bool(mesh.is_watertight)}
 
 
+@dataclass(frozen=True)
+class Lifted:
+    """One item as the lift phase left it; None where no surface came out."""
+
+    mesh: trimesh.Trimesh | None
+    surface: SampledSurface | None
+
+    @classmethod
+    def read(cls, folder: Path, n_points: int, *, seed: int) -> Lifted:
+        """From the item's folder; its surface is sampled at the same points each time."""
+        ply = folder / "mesh.ply"  # a backend's own GLB may have other axes
+        if not ply.is_file():
+            return cls(None, None)
+        mesh = from_ply(ply.read_bytes())
+        return cls(mesh, sample_surface(mesh, n_points, seed=key(seed, "lifted", folder.name)))
+
+    @property
+    def points(self) -> np.ndarray | None:
+        """Points [P, 3] on it."""
+        return None if self.surface is None else self.surface.points
+
+
 def scores_of(
-    folder: Path, truth: Truth | None, others: Sequence[Truth], description: dict[str, Any] | None, *,
-    described: bool, camera: Camera, config: ScoringConfig, seed: int,
+    lifted: Lifted, truth: Truth | None, others: Sequence[Truth], description: dict[str, Any] | None, *,
+    described: bool, camera: Camera,
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of one lifted item, by the names of ``ttd.metrics.geometry.METRICS``.
 
     Args:
-        folder: of the item in the lift phase.
+        lifted: the item as the lift phase left it.
         truth: where a study knows it.
         others: what is known of other items, for the re-paired control.
         description: of the picture, for the check of its relations.
@@ -102,9 +128,7 @@ def scores_of(
     Returns:
         ``metrics`` and ``control`` by name, None where there is nothing to measure; ``broken`` and ``unchecked`` relations.
     """
-    ply = folder / "mesh.ply"  # a backend's own GLB may have other axes
-    mesh = from_ply(ply.read_bytes()) if ply.is_file() else None
-    surface = _sampled(mesh, config, key(seed, "lifted", folder.name))
+    mesh, surface = lifted.mesh, lifted.surface
     content: dict[str, Any] = {"metrics": {}, "control": {}}
     if truth is not None:
         content["metrics"] |= score_item(surface, truth.surface)
@@ -114,7 +138,7 @@ def scores_of(
             wrong = [w | _description_scores(description, other) for w, other in zip(wrong, others, strict=True)]
         if description is not None and mesh is not None:
             wrong = [w | agreement(other.description, mesh).scores for w, other in zip(wrong, others, strict=True)]
-        content["control"] = {name: _mean([w[name] for w in wrong]) for name in (wrong[0] if wrong else {})}
+        content["control"] = control_of(wrong)
         seen = None if mesh is None else silhouette(mesh, camera, len(truth.mask))
         content["metrics"] |= silhouette_iou(seen, truth.mask)
     if description is not None and mesh is not None:
@@ -131,15 +155,6 @@ def _description_scores(description: dict[str, Any] | None, truth: Truth) -> dic
 def constant_scores(mean: SampledSurface, truths: Sequence[SampledSurface]) -> list[dict[str, float | None]]:
     """The figures of one surface for everybody, against each true one: what knowing the study alone is worth."""
     return [score_item(mean, truth, frames=("raw_",)) for truth in truths]
-
-
-def _sampled(mesh: trimesh.Trimesh | None, config: ScoringConfig, seed: int) -> SampledSurface | None:
-    return None if mesh is None else sample_surface(mesh, config.n_points, seed=seed)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None
 
 
 def summary_rows(

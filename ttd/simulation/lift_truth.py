@@ -116,10 +116,10 @@ class Truths:
         return surface_of(mesh(draw_scene(**picture.scene)))
 
     def others(self, picture: Picture, pictures: list[Picture], n: int) -> list[Picture]:
-        """Pictures of other scenes, whose solids are the re-paired control of this one, as shown and as decoded."""
-        known = {p.facts["image_id"]: p for p in pictures if p.scene}
+        """Pictures of other items, which are the re-paired control of this one, as shown and as decoded."""
+        known = {p.facts["image_id"]: p for p in pictures if p.facts["input"] == picture.facts["input"]}
         names = sorted(known)
-        if picture.scene is None or len(names) < 2:
+        if len(names) < 2:
             return []
         place = names.index(picture.facts["image_id"])
         return [known[names[derangement(len(names), seed=self.seed, draw=d)[place]]] for d in range(n)]
