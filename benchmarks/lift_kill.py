@@ -14,12 +14,14 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 KILLS = int(os.environ.get("KILLS", "50"))
 ROOT = Path(__file__).parents[1]
@@ -28,14 +30,26 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launc
 
 
 def start(folder: Path, arguments: list[str], ranks: int) -> subprocess.Popen:
-    """The job as a process group of its own."""
+    """The job, quiet."""
     launcher = (
         [sys.executable] if ranks == 1 else [*ACCELERATE, "--num_processes", str(ranks), "--main_process_port", "0"]
     )
     command = [*launcher, "ttd/lift.py", *arguments, f"output_dir={folder}"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **quiet)
+    return subprocess.Popen(command, cwd=ROOT, env=env, **quiet)
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """Signal 9 to the launcher and to every rank at once: ranks have sessions of their own."""
+    launcher = psutil.Process(process.pid)
+    everyone = [launcher, *launcher.children(recursive=True)]
+    for one in everyone:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(everyone, timeout=10)
+    assert not alive, f"{len(alive)} processes outlived signal 9"
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -57,8 +71,7 @@ def main(arguments: list[str]) -> int:
                 process.wait(rng.uniform(0.1, 1.0) * typical)
                 ended += 1
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                kill_all(process)
                 killed += 1
                 progress.append(len(list(disturbed.glob("*/*/status.json"))))
                 print(f"kill {killed} of {KILLS}, {progress[-1]} of {n_results} results so far", file=sys.stderr)

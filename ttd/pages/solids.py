@@ -20,7 +20,7 @@ from PIL import Image
 from ttd.config import UserError
 from ttd.geometry.lift_job import HEADLINE
 from ttd.geometry.meshes import from_glb
-from ttd.metrics.geometry import METRICS
+from ttd.metrics.geometry import FRAMES, METRICS
 from ttd.pages import page
 from ttd.pages.page_mesh import simplified, to_page_glb
 
@@ -80,7 +80,7 @@ def section(lift: Path, sheet: page.Page, names: dict[str, str]) -> list[str]:
         page.paragraph(
             f"All {len(items)} items in their order. The solid from the picture shown is what lifting reaches without EEG; "
             f"what the one from the reconstruction lacks beside it is the decoder's error. F is the F-score at "
-            f"{FSCORE.partition('@')[2]} against the true solid. Of pictures shown only the plain route is here, lift.json "
+            f"{FSCORE.partition('@')[2]} against the true solid, where it stands. Of pictures shown only the plain route is here, lift.json "
             "has the others. The viewer shows a mesh with fewer faces; the whole one lies beside it.",
             soft=True,
         )
@@ -190,7 +190,8 @@ def lift_cells(summary: dict[str, Any], metrics: Sequence[str]) -> tuple[list[st
             for name, low, high in (("value", "low", "high"), ("control", "control_low", "control_high"))
         )
         facts = METRICS[row["metric"]]
-        named = facts.title + arrows.get(facts.direction, "")
+        title = facts.title if len(metrics) > len(HEADLINE) else facts.title.removesuffix(f" ({FRAMES['raw_']})")
+        named = title + arrows.get(facts.direction, "")
         cells.append([named, str(row["input"]), str(row["route"]), value, control, str(row["n"])])
     return ["metric", "input", "route", "value [95 %]", "re-paired control", "n"], cells
 
