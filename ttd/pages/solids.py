@@ -80,8 +80,8 @@ def section(lift: Path, sheet: page.Page, names: dict[str, str]) -> list[str]:
         page.paragraph(
             f"All {len(items)} items in their order. The solid from the picture shown is what lifting reaches without EEG; "
             f"what the one from the reconstruction lacks beside it is the decoder's error. F is the F-score at "
-            f"{FSCORE.partition('@')[2]} against the true solid, where it stands. Of pictures shown only the plain route is here, lift.json "
-            "has the others. The viewer shows a mesh with fewer faces; the whole one lies beside it.",
+            f"{FSCORE.partition('@')[2]} against the true solid, where it stands. Of pictures shown only the plain route is "
+            "here, lift.json has the others. The viewer shows a mesh with fewer faces; the whole one lies beside it.",
             soft=True,
         )
     )
