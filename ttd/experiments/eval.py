@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -58,7 +58,7 @@ class PicturesConfig(Config):
 
     runs: dict[str, Path | tuple[Path, ...]] = Field(default_factory=dict)
     """Generation runs by the name they get in the table; several of one name differ in their training seed and are scored as
-    their mean, with its spread."""
+    their mean, with its spread. ``{NAME: null}`` takes one out that a file above names."""
     samples: Literal["first", "all"] = "first"
     """Where several pictures of an item were kept: the first alone, or all of them, each item's score their mean."""
     compare: list[tuple[str, str]] = Field(default_factory=list)
@@ -88,6 +88,11 @@ class PicturesConfig(Config):
     def folders(self) -> dict[str, tuple[Path, ...]]:
         """The generation runs of each name, one for each seed."""
         return {name: _folders(value) for name, value in self.runs.items()}
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {name: run for name, run in value.items() if run is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _named(self) -> PicturesConfig:

@@ -44,7 +44,7 @@ from ttd.simulation.tiny_vlm import (
 
 DENSE = {"slot": 3, "kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES)}
 """What a patch is asked, and how many answers there are; slot 0 is the table, 1 the nearest solid, 2 the farther one."""
-DENSE_WEIGHT = 0.5  # of LIFTING's seed terms: description 0.5
+DENSE_WEIGHT = 0.5  # beside 1 for the words, which are what is wanted
 COVERED = 0.25  # of a patch; below it the patch counts as table
 NUMBER_WEIGHT = 0.3  # an integer that is off by one is nearly right, and 14 of them would drown the words of an object
 IGNORE = -100  # cross_entropy's word for "no target"
