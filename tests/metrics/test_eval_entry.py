@@ -366,6 +366,10 @@ def test_two_ranks_look_at_each_picture_once_and_make_the_table_of_one_rank_byte
     assert all(row.value > row.control + 0.3 for row in many if row.metric == "pixcorr")
 
 
+def test_a_run_that_a_file_names_is_taken_out_by_null():
+    assert set(PicturesConfig(runs={"LoRA": "a", "no LoRA": None}).runs) == {"LoRA"}
+
+
 @pytest.mark.parametrize(
     ("section", "given", "says"),
     [
@@ -374,10 +378,6 @@ def test_two_ranks_look_at_each_picture_once_and_make_the_table_of_one_rank_byte
         (RetrievalConfig, {"run": ("x", "x")}, "names a folder twice"),
     ],
 )
-def test_a_run_that_a_file_names_is_taken_out_by_null():
-    assert set(PicturesConfig(runs={"LoRA": "a", "no LoRA": None}).runs) == {"LoRA"}
-
-
 def test_a_run_is_no_second_seed_of_itself(section, given, says):
     with pytest.raises(ValidationError, match=says):
         section(**given)
