@@ -185,6 +185,13 @@ def write_json(path: Path, content: Any) -> None:
     aside.replace(path)
 
 
+def write_lines(path: Path, records: Sequence[Any]) -> None:
+    """Write one line of JSON for each record, all or none."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text("".join(json.dumps(record) + "\n" for record in records))
+    aside.replace(path)
+
+
 def write_outcome(folder: Path, status: int, message: str, seconds: float = 0.0, **more: Any) -> None:
     """Leave ``outcome.json`` in a run folder: what launchers and templates read instead of an exit status."""
     if is_main_process():

@@ -10,13 +10,9 @@ and electrodes matter). Run the same command again to resume: what a network saw
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from PIL import Image
 
-from ttd.config import Plan, fingerprint, run, write_json
+from ttd.config import Plan, fingerprint, run, write_json, write_lines
 from ttd.data.index import ShardIndex
 from ttd.data.splits import open_test
 from ttd.diffusion.targets import find_missing
@@ -120,13 +116,6 @@ def write_table(config: EvalConfig, manifests: dict[str, list[Items]], mean: Ite
     write_results(config.output_dir, rows, heading=heading, facts=more, published=others)
     print((config.output_dir / "table.md").read_text())
     print(f"{config.output_dir}: table.md, table.tex, metrics.json")
-
-
-def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """JSON lines, all or none."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text("".join(json.dumps(record) + "\n" for record in records))
-    aside.replace(path)
 
 
 if __name__ == "__main__":

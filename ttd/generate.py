@@ -10,7 +10,6 @@ pictures made with other weights or settings are made again.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ttd.bridge.conditioner import EEGConditioner
-from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run
+from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run, write_lines
 from ttd.data.controls import noise_like, pre_stimulus
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
@@ -130,10 +129,11 @@ def main(config: GenerateConfig) -> None:
     if config.candidates > 1 and config.clip is not None:
         chooser = Chooser(config.clip, aligned.to(accelerator.device), device=accelerator.device)
 
+    size = trained_size(config.finetune / "export")
     names = ["picture.png", *(f"picture-{n}.png" for n in range(2, config.keep + 1))]
 
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
-        for name, images in zip(names, draw(config, items, reader, conditioner, base, chooser), strict=True):
+        for name, images in zip(names, draw(config, items, reader, conditioner, base, chooser, size=size), strict=True):
             for folder, image in zip(folders, images, strict=True):
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
         return [describe(config, item, reader.index) for item in items]
@@ -144,6 +144,7 @@ def main(config: GenerateConfig) -> None:
         "candidates": [config.candidates, config.keep, identity(chooser.path) if chooser else None],
         "shards": reader.index.fingerprint,
         "sampler": config.sampler.model_dump(),
+        "picture_size": size,
         "n_repetitions": config.n_repetitions,
     }
     folder = config.output_dir / "items"
@@ -216,8 +217,10 @@ def draw(
     conditioner: EEGConditioner,
     base: Base,
     chooser: Chooser | None,
+    *,
+    size: int | None,
 ) -> Tensor:
-    """Pictures, uint8 [keep, B, 3, H, W], of B items."""
+    """Pictures, uint8 [keep, B, 3, H, W], of B items; H = W = ``size``, the base's own where it is None."""
     rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
     data = DataConfig(shards=config.shards, part=config.part)
     (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
@@ -227,7 +230,6 @@ def draw(
     informed = torch.tensor([item.payload["control"] != "unconditional" for item in items], device=eeg.device)
     context = condition.context * informed[:, None, None]  # zero is what condition dropout trains
     pooled = condition.pooled * informed[:, None]
-    size = trained_size(config.finetune / "export")
     candidates = []
     for number in range(config.candidates):  # the first is what is drawn without a choice
         own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
@@ -308,9 +310,7 @@ def write_manifest(config: GenerateConfig, records: list[dict[str, Any]]) -> Non
         record["shown_path"] = f"shown/{record['image_sha256'][:16]}.{suffix}"
         (config.output_dir / record["shown_path"]).write_bytes(content)
     draw_sheet(config.output_dir, records)
-    aside = config.output_dir / ".manifest.jsonl"
-    aside.write_text("".join(json.dumps(record) + "\n" for record in records))
-    aside.replace(config.output_dir / "manifest.jsonl")
+    write_lines(config.output_dir / "manifest.jsonl", records)
 
 
 if __name__ == "__main__":

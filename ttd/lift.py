@@ -88,7 +88,6 @@ class Job:
             accelerator=self.accelerator, desc=name,
         )  # fmt: skip
         self.failed |= {f"{name}/{item}": reason for item, reason in result.failed.items()}
-        gc.collect()  # the next phase's model may be large
 
     def folder(self, phase: str) -> Path:
         return self.config.output_dir / phase
@@ -107,12 +106,9 @@ def main(config: LiftConfig) -> None:
     accelerator = make_accelerator()
     open_run_folder(config.output_dir, config, main=accelerator.is_main_process, world_size=accelerator.num_processes)
     job = Job(config, accelerator, choose(config))
-    if config.describe is not None:
-        describe(job)
-    if "refined" in config.routes:
-        refine(job)
-    lift(job)
-    score(job)
+    for phase in (describe, refine, lift, score):
+        phase(job)
+        gc.collect()  # its model is out of use, and the next one may be large
     if accelerator.is_main_process:
         summarise(job)
     if job.failed:
@@ -123,7 +119,8 @@ def main(config: LiftConfig) -> None:
 def describe(job: Job) -> None:
     """Each picture → description.json: the description, or why there is none, and the text as it was written."""
     config = job.config.describe
-    assert config is not None
+    if config is None:
+        return
     describer = Describer.prepare(config, job.accelerator.device)
 
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
@@ -140,7 +137,8 @@ def describe(job: Job) -> None:
 def refine(job: Job) -> None:
     """Each described picture → picture.png, drawn again under its description."""
     config = job.config.refine
-    assert config is not None
+    if config is None or "refined" not in job.config.routes:
+        return
     refiner = Refiner.prepare(config, device=job.accelerator.device)
     described = [(p, d) for p in job.pictures if (d := job.description(p)) is not None]
 
@@ -195,10 +193,10 @@ def routes(job: Job) -> list[Item]:
     for picture in job.pictures:
         described = job.description(picture)
         for route in job.config.routes:
-            if route != "plain" and described is None:
-                continue  # said in the table: fewer items
-            said = described if route == "composed" else None
             path = source(job, picture, route)
+            if (route != "plain" and described is None) or not path.is_file():
+                continue  # not described, or not drawn again: n of the row says how many are left
+            said = described if route == "composed" else None
             inputs = [hashlib.sha256(path.read_bytes()).hexdigest(), said]
             items.append(Item(f"{picture.key}_{route}", (picture, route), inputs=inputs))
     return items
@@ -263,10 +261,13 @@ def score(job: Job) -> None:
                 own, truth, [job.truths.of(other) for other in others] if truth else [], job.description(picture),
                 described=config.describe is not None and route == "plain", camera=job.truths.camera,
             )  # fmt: skip
-            if truth is None:
+            if truth is None or config.scoring.clip is not None:
                 twins = [beside(other, route) for other in others]
                 scores, wrong = likeness.scores(own.mesh, own.points, beside(picture, route), twins)
-                content["metrics"], content["control"] = scores | content["metrics"], control_of(wrong)
+                content["metrics"], content["control"] = (
+                    scores | content["metrics"],
+                    control_of(wrong) | content["control"],
+                )
             write_scores(folder, content, {"scoring": config.scoring.model_dump(mode="json")})
         return [{} for _ in batch]
 

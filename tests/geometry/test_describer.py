@@ -247,7 +247,7 @@ def test_fine_tuning_asks_for_the_answer_alone_as_the_describer_would_write_it(f
     n = prompt.shape[1]
     assert (batch["labels"][:, :n] == IGNORE).all()
     torch.testing.assert_close(batch["input_ids"][:, :n], prompt)
-    for row, text in zip(batch["labels"], TEXTS, strict=False):
+    for row, text in zip(batch["labels"], TEXTS[:2], strict=True):
         assert describer.tokenizer.decode(row[row != IGNORE]) == text + "<|im_end|>"
 
 

@@ -81,6 +81,10 @@ def rows_of(config: LiftConfig) -> list[dict]:
     return json.loads((config.output_dir / "lift.json").read_text())["rows"]
 
 
+def counted(config: LiftConfig) -> int:
+    return sum(json.loads((config.output_dir / "lift.json").read_text())["counts"].values())
+
+
 def test_each_item_is_whole_says_where_it_comes_from_and_a_second_run_does_only_what_is_missing(config):
     assert check(config).problems == []
     main(config)
@@ -136,6 +140,10 @@ def test_each_route_is_a_row_of_its_own_and_the_description_does_something(confi
         picture = whole.output_dir / "refine" / path.parent.name / "picture.png"
         assert picture.is_file() == (content["description"] is not None)
     assert {row["route"] for row in rows_of(whole) if row["input"] == "decoded"} <= {"plain", "refined", "composed"}
+    before = counted(whole)
+    next((whole.output_dir / "refine").glob("*/picture.png")).unlink()  # as if drawing it again had failed
+    main(whole)
+    assert counted(whole) == before - 1, "the others are lifted and scored"
     assert {row["metric"] for row in rows_of(whole)} >= {"objects_found", "description_valid", "description_count"}
 
 

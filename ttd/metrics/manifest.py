@@ -8,6 +8,7 @@ Letters: N pictures of height H and width W.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,25 @@ FIELDS = (
 )  # fmt: skip
 
 
+def read_lines(path: Path, fields: Sequence[str], *, remedy: str) -> list[dict[str, Any]]:
+    """The records of a file with one JSON object per line.
+
+    Raises:
+        UserError: a line is no JSON object, or lacks one of ``fields``; the message ends in the ``remedy``.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            missing = [name for name in fields if name not in record]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); {remedy}") from error
+        if missing:
+            raise UserError(f"{path}, line {number}: lacks {', '.join(missing)}; {remedy}")
+        records.append(record)
+    return records
+
+
 def read_manifest(folder: Path, *, all_samples: bool = False) -> list[dict[str, Any]]:
     """The items of a generation run, ``path`` and ``shown_path`` made absolute.
 
@@ -41,14 +61,7 @@ def read_manifest(folder: Path, *, all_samples: bool = False) -> list[dict[str, 
     if not manifest.is_file():
         raise UserError(f"{manifest}: not there; run ttd/generate.py first")
     items = []
-    for number, line in enumerate(manifest.read_text().splitlines(), start=1):
-        try:
-            item = json.loads(line)
-            missing = [name for name in FIELDS if name not in item]
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{manifest}, line {number}: not JSON ({error}); generate again") from error
-        if missing:
-            raise UserError(f"{manifest}, line {number}: lacks {', '.join(missing)}; generate again with this version")
+    for number, item in enumerate(read_lines(manifest, FIELDS, remedy="run ttd/generate.py again"), start=1):
         paths = [item["path"], *(item.get("more_paths", []) if all_samples else [])]
         for path in paths:
             sample = item | {

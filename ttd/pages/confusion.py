@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ttd.metrics.manifest import read_lines
 from ttd.metrics.uncertainty import repaired
 from ttd.pages import neighbours, page
 
@@ -104,7 +105,7 @@ def section(evaluation: Path, *, seed: int = 0) -> list[str]:
         UserError: a file of the evaluation is there but damaged.
     """
     path = Path(evaluation) / FILE
-    items = neighbours.read_lines(path, FIELDS) if path.is_file() else []
+    items = read_lines(path, FIELDS, remedy=neighbours.AGAIN) if path.is_file() else []
     items = [item for item in items if item["run"] == items[0]["run"] and item["named"] and item["true"]]
     real = [item for item in items if item["control"] is None]
     if not real:
@@ -132,7 +133,7 @@ def _words(items: list[dict[str, Any]], what: str) -> tuple[list[str], list[str]
 def concepts(evaluation: Path, *, seed: int) -> list[str]:
     """The concept of the nearest picture of the gallery against the one seen, for at most ``MAX_CONCEPTS`` concepts."""
     path = Path(evaluation) / neighbours.FILE
-    records = neighbours.read_lines(path, neighbours.FIELDS) if path.is_file() else []
+    records = read_lines(path, neighbours.FIELDS, remedy=neighbours.AGAIN) if path.is_file() else []
     records = [r for r in records if r["model"] == records[0]["model"] and r.get("concept") and r["nearest"]]
     names = {r["concept"] for r in records}
     if not names:

@@ -9,7 +9,6 @@ Shapes: S subjects, N pictures, M pictures in the gallery.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ttd.config import UserError
 from ttd.data.reader import ShardReader
+from ttd.metrics.manifest import read_lines
 from ttd.metrics.uncertainty import bootstrap_interval, grand_mean
 from ttd.pages import figures, page
 from ttd.seeding import key
@@ -40,27 +39,10 @@ N_POINTS = 32
 SIDE = 128
 """Pixels of a picture's longer side at most: six in a row of 340 are shown at 53, and screens have two for one."""
 
+AGAIN = "run ttd/eval.py again"
+
 RIGHT = "outline: 3px solid var(--accent, #2f5d9b); outline-offset: -1px"
 """How the right picture is marked; the word below it says the same."""
-
-
-def read_lines(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The records of a file of the evaluation with one JSON object per line.
-
-    Raises:
-        UserError: a line is no JSON object, or lacks one of ``fields``.
-    """
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            missing = [name for name in fields if name not in record]
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a JSON object ({error}); run ttd/eval.py again") from error
-        if missing:
-            raise UserError(f"{path}, line {number}: lacks {', '.join(missing)}; run ttd/eval.py again")
-        records.append(record)
-    return records
 
 
 def section(evaluation: Path, shards: Path, sheet: page.Page, *, seed: int = 0) -> list[str]:
@@ -76,7 +58,7 @@ def section(evaluation: Path, shards: Path, sheet: page.Page, *, seed: int = 0) 
         UserError: ``retrieval.jsonl`` is there but damaged.
     """
     path = Path(evaluation) / FILE
-    records = read_lines(path, FIELDS) if path.is_file() else []
+    records = read_lines(path, FIELDS, remedy=AGAIN) if path.is_file() else []
     if not records:
         return [page.missing(f"retrieval: not run (no {path})")]
     by_model = {name: [r for r in records if r["model"] == name] for name in dict.fromkeys(r["model"] for r in records)}

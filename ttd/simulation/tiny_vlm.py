@@ -88,7 +88,7 @@ def make_image_processor() -> Qwen2VLImageProcessorPil:
 def make_model(config: TinyVLMConfig) -> Qwen3VLForConditionalGeneration:
     """Fresh weights, from torch's global generator."""
     tokenizer = make_tokenizer()
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in zip("pevwiy", SPECIAL, strict=False)}
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in zip("pevwiy", SPECIAL[:6], strict=True)}
     head_dim = config.text_dim // config.n_heads
     third = head_dim // 2 // 3
     text: dict[str, Any] = {
