@@ -301,6 +301,10 @@ def summarise(job: Job) -> None:
     }  # fmt: skip
     write_json(config.output_dir / "lift.json", content)
     print(summary_table(rows))
+    for status in ("empty", "refused"):
+        if counts[status]:
+            first = next(r for r in records if r["status"] == status)
+            print(f"{counts[status]} of {len(records)} {status}; first {first['key']}: {first['reason']}")
 
 
 def read(path: Path) -> np.ndarray:

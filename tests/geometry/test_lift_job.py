@@ -3,6 +3,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -180,6 +181,18 @@ def test_without_a_known_truth_a_decoded_solid_is_held_against_that_of_the_pictu
     missing = scoring.model_copy(update={"clip": str(tmp_path / "none")})
     (problem,) = check(config.model_copy(update={"scoring": missing})).problems
     assert problem.startswith("scoring.clip:")
+
+
+def test_pictures_that_the_lifter_does_not_know_are_refused_and_it_is_said(config, tmp_path, capsys):
+    folder = tmp_path / "noise"
+    folder.mkdir()
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"noise-{i}.png")
+    shipped = SDFLifterConfig(weights=ROOT / "weights/tiny/lifter")
+    main(LiftConfig(output_dir=tmp_path / "out", pictures=folder, lifter=shipped, scoring=SCORING))
+    assert "2 of 2 refused; first noise-0_plain:" in capsys.readouterr().out
+    assert not list((tmp_path / "out" / "lift").glob("*/mesh.glb"))
 
 
 def test_an_item_that_fails_says_why_and_the_rest_is_whole(config, tmp_path):
