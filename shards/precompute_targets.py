@@ -102,14 +102,13 @@ def main(config: TargetsConfig) -> None:
     import shutil
 
     import numpy as np
-    import torch
-    from accelerate import Accelerator
 
     from ttd.data.reader import ShardReader
     from ttd.data.targets import is_current, pack_targets
-    from ttd.engine.items import Item, ItemsConfig, run_items
+    from ttd.engine.accelerator import make_accelerator
+    from ttd.engine.items import WAIT, Item, ItemsConfig, run_items
 
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = make_accelerator(timeout=WAIT)
     images = ShardReader.open(config.shards / "images")
     starts = range(0, len(images), config.batch_size)
     blocks = [Item(f"{i:08d}", range(i, min(i + config.batch_size, len(images)))) for i in starts]

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -177,26 +178,34 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is whole or absent (written aside, then renamed)."""
+def write_aside(path: Path, text: str) -> None:
+    """Write a file so that it is whole or absent: aside, then renamed. Several machines may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    aside.write_text(text)
     aside.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or absent."""
+    write_aside(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def write_lines(path: Path, records: Sequence[Any]) -> None:
     """Write one line of JSON for each record, all or none."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("".join(json.dumps(record) + "\n" for record in records))
-    aside.replace(path)
+    write_aside(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def write_outcome(folder: Path, status: int, message: str, seconds: float = 0.0, **more: Any) -> None:
-    """Leave ``outcome.json`` in a run folder: what launchers and templates read instead of an exit status."""
+    """Leave ``outcome.json`` in a run folder: what launchers and templates read instead of an exit status.
+
+    Also as the file that ``TTD_OUTCOME`` names: the jobs of an array share a run folder, and each has an end of its own.
+    """
     if is_main_process():
         content = {"status": status, "message": redact(message), "seconds": round(seconds, 1), **more}
         write_json(folder / "outcome.json", content)
+        if "TTD_OUTCOME" in os.environ:
+            write_json(Path(os.environ["TTD_OUTCOME"]), content)
 
 
 def _wait_for_outcome(path: Path, since: float, timeout_s: float = 10.0) -> None:

@@ -17,6 +17,7 @@ from ttd.data.index import ShardIndex
 from ttd.data.splits import open_test
 from ttd.diffusion.targets import find_missing
 from ttd.engine.accelerator import make_accelerator
+from ttd.engine.items import WAIT
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.evaluation.features import Features
 from ttd.evaluation.occlusion import occlude
@@ -71,7 +72,7 @@ def check(config: EvalConfig) -> Plan:
 
 
 def main(config: EvalConfig) -> None:
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(timeout=WAIT)
     open_run_folder(config.output_dir, config, main=accelerator.is_main_process, world_size=accelerator.num_processes)
     manifests = read_items(config)
     items = [item for seeds in manifests.values() for one in seeds for item in one]

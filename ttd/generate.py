@@ -34,7 +34,7 @@ from ttd.diffusion.targets import ClipTargets, identity
 from ttd.diffusion.targets import find_missing as find_missing_model
 from ttd.encoders import read_encoder_facts
 from ttd.engine.accelerator import make_accelerator
-from ttd.engine.items import Item, read_items, run_items
+from ttd.engine.items import WAIT, Item, read_items, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import talk
 from ttd.experiments.generate import GenerateConfig
@@ -113,7 +113,7 @@ def other_clip(config: GenerateConfig) -> list[str]:
 
 def main(config: GenerateConfig) -> None:
     talk()
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(timeout=WAIT)
     open_run_folder(config.output_dir, config, main=accelerator.is_main_process)
     if config.part == "test" and accelerator.is_main_process:
         opened = open_test(config.shards, who="generate", config_hash=fingerprint(config))

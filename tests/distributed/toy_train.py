@@ -8,6 +8,8 @@ import json
 import os
 import resource
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +35,8 @@ class ToyConfig(Config):
     """No file of rank 0 grows beyond 3 kB after this many forward passes."""
     infinite: tuple[Literal["loss", "gradient"], int] | None = None
     """What is infinite on rank 1 alone, and in which forward pass."""
+    lost: tuple[Literal["killed", "stopped", "deadlocked", "raised"], int] | None = None
+    """What happens to rank 1 in the middle of a step, and in which forward pass."""
     train: TrainConfig = TrainConfig(max_steps=8, log_every=1, checkpoint_every=4)
     optim: OptimConfig = OptimConfig(lr=1e-2, warmup_steps=3)
     engine: EngineConfig = EngineConfig(compare_ranks_every=2)
@@ -52,6 +56,7 @@ class ToyObjective(nn.Module):
         self.register_buffer("running", torch.zeros(4))
         self.stop_after, self.full_after, self.calls = config.stop_after, config.full_after, 0
         self.infinite, self.spoils = config.infinite or ("nothing", 0), os.environ.get("RANK") == "1"
+        self.lost = config.lost or ("nothing", 0)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self.calls += 1
@@ -59,6 +64,8 @@ class ToyObjective(nn.Module):
             os.kill(os.getpid(), signal.SIGUSR1)
         if self.calls == self.full_after and os.environ.get("RANK", "0") == "0":
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        if self.spoils and self.calls == self.lost[1]:
+            lose(self.lost[0])
         x = self.body(self.frozen(batch["eeg"]))
         if self.spoils and self.infinite == ("gradient", self.calls):
             x.register_hook(lambda gradient: gradient * torch.inf)
@@ -68,6 +75,15 @@ class ToyObjective(nn.Module):
         with torch.no_grad():
             self.running.lerp_(x.mean(0), 0.1)
         return {"loss": loss, "double": 2 * loss.detach()}
+
+
+def lose(how: str) -> None:
+    print(f"lost at {time.time()}", flush=True)
+    if how == "raised":
+        raise RuntimeError("something in this rank alone")
+    if how == "deadlocked":
+        threading.Event().wait()
+    os.kill(os.getpid(), {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[how])
 
 
 class ToyStream:
@@ -123,7 +139,7 @@ def main(config: ToyConfig) -> None:
             stream,
             config.train,
             config.output_dir,
-            resolved=config.model_copy(update={"stop_after": None, "full_after": None, "infinite": None}),
+            resolved=config.model_copy(update={"stop_after": None, "full_after": None, "infinite": None, "lost": None}),
             seed=config.seed,
             fingerprint="toy",
         )

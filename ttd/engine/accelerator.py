@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ttd.config import Config, UserError
+from ttd.engine.watchdog import PATIENCE
 
 
 class EngineConfig(Config):
@@ -37,6 +39,9 @@ class EngineConfig(Config):
     """Largest L2 norm of the gradient of all trainable weights."""
     compare_ranks_every: int = Field(default=100, ge=1)
     """Steps between two comparisons of the weights of all ranks, bit by bit."""
+    watchdog_s: float = Field(default=120.0, gt=0)
+    """Seconds without a finished step after which a rank writes its stacks into ``stacks/`` and ends, and all ranks with it.
+    The first step, validation and saving have ten times as long."""
 
     @field_validator("mixed_precision", mode="before")
     @classmethod
@@ -205,17 +210,20 @@ def _deepspeed_plugin(config: EngineConfig, batches: Batches, precision: str) ->
 
 
 def make_accelerator(
-    config: EngineConfig | None = None, *, global_batch_size: int | None = None, micro_batch_size: int | None = None
-) -> TTDAccelerator:
+    config: EngineConfig | None = None, *, global_batch_size: int | None = None, micro_batch_size: int | None = None,
+    timeout: timedelta | None = None,
+) -> TTDAccelerator:  # fmt: skip
     """Start (or join) the processes of this launch.
 
     ``global_batch_size`` is the experiment's, in samples per update; work by item (generation, lifting) gives none.
-    ``micro_batch_size`` samples go through one rank at once; without it, the share of a rank.
+    ``micro_batch_size`` samples go through one rank at once; without it, the share of a rank. ``timeout`` is how long ranks
+    wait for each other at most; None: a little longer than the watchdog of training, which knows more to say.
 
     Raises:
         UserError: the launch contradicts the experiment (see ``check_launch``), or processes did not find each other.
     """
     config = config or EngineConfig()
+    timeout = timeout or timedelta(seconds=PATIENCE * config.watchdog_s + 60)
     world = world_size()
     global_batch_size = global_batch_size if global_batch_size is not None else world
     problems = check_launch(config, global_batch_size, micro_batch_size)
@@ -227,7 +235,8 @@ def make_accelerator(
 
     # find_unused_parameters: else DDP rebuilds its buckets after the first step, which changes the order of summation
     # from then on, and a resumed run would differ from an uninterrupted one in the last bits (seen with four ranks).
-    handlers: list = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    reducing = DistributedDataParallelKwargs(find_unused_parameters=True)
+    backend: dict[str, str] = {}
     plugin, cpu = None, not torch.cuda.is_available()
     if asked_for_deepspeed():
         warnings.filterwarnings(
@@ -238,7 +247,7 @@ def make_accelerator(
         if cpu:
             # Without a named backend accelerate believes in one process, and ranks would train on the same samples.
             _no_compiled_shm_op()
-            handlers, cpu = [InitProcessGroupKwargs(backend="gloo")], False
+            backend, cpu = {"backend": "gloo"}, False
     accelerator = TTDAccelerator(
         cpu=cpu,
         mixed_precision=precision,
@@ -246,7 +255,7 @@ def make_accelerator(
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=batches.accumulation, adjust_scheduler=False, sync_with_dataloader=False
         ),
-        kwargs_handlers=handlers,
+        kwargs_handlers=[reducing, InitProcessGroupKwargs(**backend, timeout=timeout)],
     )
     accelerator.ttd, accelerator.engine = batches, config
     if accelerator.num_processes != world or (world > 1 and accelerator.distributed_type == DistributedType.NO):

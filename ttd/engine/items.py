@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ from ttd.engine.stopping import StopRequest
 from ttd.engine.tracking import progress, talk
 
 log = logging.getLogger(__name__)
+
+WAIT = timedelta(hours=24)
+"""How long ranks that have done their items wait for the others: longer than any share of a job takes."""
 
 
 class ItemsConfig(Config):
@@ -184,6 +188,10 @@ class Todo:
             if not last:
                 log.warning("%s and %d more: %s; trying one by one", batch[0].key, len(batch) - 1, error)
                 return None
+            if (
+                self.status(batch[0]) == "done"
+            ):  # made elsewhere meanwhile, by a process that had taken this one for dead
+                return 0
             log.warning("%s failed: %s: %s", batch[0].key, type(error).__name__, error)
             folders[0].mkdir(exist_ok=True)
             trace = traceback.format_exc()
@@ -246,9 +254,9 @@ def _static(todo: Todo, rank: int, world: int, stop: StopRequest, desc: str) -> 
 def _claimed(todo: Todo, stale_after_s: float, stop: StopRequest, desc: str) -> int:
     made = 0
     claims = todo.folder / ".claims"
-    claims.mkdir(exist_ok=True)
     waiting = dict(enumerate(todo.batches))
     while waiting and not stop.requested:
+        claims.mkdir(exist_ok=True)  # another job that found everything done has removed it
         for number, batch in progress(list(waiting.items()), desc=desc):
             if stop.requested:
                 break
@@ -275,7 +283,7 @@ def _claim(path: Path, stale_after_s: float) -> Iterator[bool]:
         pass
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # somebody else's; or all is done, and the folder of claims is gone
         yield False
         return
     held = threading.Event()

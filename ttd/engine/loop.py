@@ -37,6 +37,7 @@ from ttd.engine.state_files import TrainState, read_state
 from ttd.engine.stopping import Agreement, StopRequest
 from ttd.engine.timing import Timing
 from ttd.engine.tracking import Meter, Tracker, TrackingConfig, progress, talk
+from ttd.engine.watchdog import Watchdog
 from ttd.engine.writing import StateWriter
 from ttd.seeding import key
 
@@ -121,6 +122,9 @@ def train(
         StopRequest() as stop,
         Tracker(output_dir, config.tracking, resolved) as tracker,
         StateWriter(accelerator) as writer,
+        Watchdog(
+            output_dir, accelerator.process_index, accelerator.num_processes, accelerator.engine.watchdog_s
+        ) as watchdog,
     ):
         agreement = Agreement(accelerator, stop)
         tracker.log("resumed" if state.step else "started", step=state.step, **facts)
@@ -159,6 +163,7 @@ def train(
             save = last or state.step % config.checkpoint_every == 0
             report = last or state.step % config.log_every == 0
             stopping = agreement.decide(state.step, grad_norm, now=look or save or report)
+            watchdog.step()
             if last or state.step == 1 or state.step % accelerator.engine.compare_ranks_every == 0:
                 compare_ranks(accelerator, weights, state.step)
 
@@ -173,7 +178,12 @@ def train(
 
             # Validate and select.
             if look and validate is not None:
-                with timing.apart(), evaluating(module), average.in_place() if average else nullcontext():
+                with (
+                    timing.apart(),
+                    watchdog.patient(),
+                    evaluating(module),
+                    average.in_place() if average else nullcontext(),
+                ):
                     share_buffers(accelerator, module)
                     state.metrics = validate(module)
                     pictures = draw(module) if draw else {}
@@ -184,7 +194,7 @@ def train(
 
             # Checkpoint.
             if save or stopping:
-                with timing.apart():
+                with timing.apart(), watchdog.patient():
                     save_checkpoint(
                         output_dir,
                         accelerator,

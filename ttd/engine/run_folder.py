@@ -17,10 +17,12 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from ttd.config import STYLE, Config, UserError, write_json
+from ttd.config import STYLE, Config, UserError, write_aside, write_json
 from ttd.redaction import redact
 
-FREE_TO_CHANGE = {"output_dir", "max_steps", "log_every", "checkpoint_every", "micro_batch_size", "compare_ranks_every"}
+FREE_TO_CHANGE = {
+    "output_dir", "max_steps", "log_every", "checkpoint_every", "micro_batch_size", "compare_ranks_every", "watchdog_s",
+}  # fmt: skip
 """Last parts of keys that do not change what a step learns: length, intervals, the machine."""
 FREE_SECTIONS = {"tracking", "samples"}
 """Sections that only look on."""
@@ -136,6 +138,5 @@ def open_run_folder(output_dir: Path, resolved: Config, *, main: bool = True, **
     if main:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(output_dir / "environment.json", {**environment(), **facts})
-        aside = output_dir / ".config.yaml"
-        aside.write_text(yaml.safe_dump(redact(resolved.model_dump(mode="json")), **STYLE))
-        aside.replace(output_dir / "config.yaml")
+        text = yaml.safe_dump(redact(resolved.model_dump(mode="json")), **STYLE)
+        write_aside(output_dir / "config.yaml", text)

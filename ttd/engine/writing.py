@@ -13,13 +13,15 @@ from types import TracebackType
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast
 from safetensors import SafetensorError
 
 from ttd.config import UserError
 from ttd.engine.state_files import Snapshot, write_state
 
 log = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 2000  # of a failure, sent to all ranks as numbers: nothing pickled travels between processes
 
 
 class StateWriter:
@@ -49,9 +51,10 @@ class StateWriter:
         self._join()
         failed = torch.tensor([float(self._failure is not None)], device=self.accelerator.device)
         if self.accelerator.reduce(failed, "sum").item():
-            message = broadcast_object_list([self._failure])[0]
+            said = (self._failure or "").encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES)
+            heard = broadcast(torch.frombuffer(bytearray(said), dtype=torch.uint8).to(self.accelerator.device))
             self._failure = None
-            raise UserError(message)
+            raise UserError(bytes(heard.tolist()).decode(errors="ignore").rstrip())
 
     def _write(self, folder: Path) -> None:
         try:
