@@ -1,13 +1,19 @@
 # shellcheck shell=bash
-# What the templates share, sourced by them. Everything that belongs to a site comes from the environment, or from the file
-# named by TTD_SITE (partition-independent: modules, network variables, paths); nothing here is edited.
+# What the templates share, sourced by them. Nothing here is edited: what belongs to a site comes from the environment (sbatch
+# --export=ALL,NAME=VALUE or the shell that calls sbatch), or from the file that TTD_SITE names (slurm/site.example.sh).
 #
-#   TTD_ROOT      the checkout (default: where sbatch was called)
-#   TTD_VENV      its virtual environment (default: $TTD_ROOT/.venv)
-#   TTD_SITE      a file to source first (module load ..., NCCL_SOCKET_IFNAME, ...)
-#   TTD_LAUNCH    accelerate configuration (default: launch/multi_node.yaml)
+#   TTD_ROOT         the checkout (default: where sbatch was called)
+#   TTD_VENV         its virtual environment (default: $TTD_ROOT/.venv)
+#   TTD_SITE         a file to source first: module load ..., network variables, containers
+#   TTD_LAUNCH       accelerate configuration (default: launch/multi_node.yaml, ZeRO-2; launch/ddp.yaml for DDP)
 #   TTD_LAUNCH_ARGS  more arguments of accelerate launch, split at blanks
-#   MAX_RESTARTS  how often a job may requeue itself (default: 10)
+#   TTD_SRUN_ARGS    more arguments of srun, split at blanks (pyxis: --container-image=...)
+#   TTD_WRAP         words before the command on each node, split at blanks (apptainer exec --nv image.sif)
+#   TTD_STAGE        a folder of shards that each node copies to its own disk first
+#   MAX_RETRIES      how often a step that crashed is started again within the job (default: 1)
+#   MAX_RESTARTS     how often a job may requeue itself (default: 10)
+#
+# A secret (WANDB_API_KEY, HF_TOKEN) belongs into the environment, ~/.netrc or TTD_SITE: a command line is seen by everybody.
 
 # shellcheck source=/dev/null
 [ -z "${TTD_SITE:-}" ] || . "$TTD_SITE"
@@ -17,7 +23,8 @@ cd "$TTD_ROOT" || exit 2
 [ ! -f "${TTD_VENV:=$TTD_ROOT/.venv}/bin/activate" ] || . "$TTD_VENV/bin/activate"
 
 restart=${SLURM_RESTART_COUNT:-0}
-: "${MAX_RESTARTS:=10}" "${TTD_LAUNCH:=launch/multi_node.yaml}" "${TTD_LAUNCH_ARGS:=}"
+: "${MAX_RETRIES:=1}" "${MAX_RESTARTS:=10}" "${TTD_LAUNCH:=launch/multi_node.yaml}" "${TTD_LAUNCH_ARGS:=}"
+: "${TTD_SRUN_ARGS:=}" "${TTD_WRAP:=}"
 
 # One process per GPU. (Seen once: no SLURM_GPUS_ON_NODE in a job that started seconds after its node had crashed.)
 TTD_GPUS=${SLURM_GPUS_ON_NODE:-${SLURM_GPUS_PER_NODE:-1}}
@@ -25,8 +32,7 @@ TTD_GPUS=${TTD_GPUS##*:}
 TTD_NODES=${SLURM_NNODES:-1}
 mapfile -t ttd_hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 MASTER_ADDR=${ttd_hosts[0]}
-MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # fixed ports collide on shared nodes
-export TTD_ROOT TTD_LAUNCH TTD_LAUNCH_ARGS TTD_GPUS TTD_NODES MASTER_ADDR MASTER_PORT
+export TTD_ROOT TTD_LAUNCH TTD_LAUNCH_ARGS TTD_WRAP TTD_GPUS TTD_NODES MASTER_ADDR
 
 : "${OMP_NUM_THREADS:=$((${SLURM_CPUS_PER_TASK:-1} / TTD_GPUS > 0 ? ${SLURM_CPUS_PER_TASK:-1} / TTD_GPUS : 1))}"
 : "${HF_HUB_OFFLINE:=1}" "${NCCL_DEBUG:=WARN}" "${PYTHONFAULTHANDLER:=1}" "${TORCH_NCCL_ASYNC_ERROR_HANDLING:=1}"
@@ -34,61 +40,111 @@ export OMP_NUM_THREADS HF_HUB_OFFLINE NCCL_DEBUG PYTHONFAULTHANDLER TORCH_NCCL_A
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # Slurm 22.05 to 23.02: srun does not inherit it
 unset SLURM_EXPORT_ENV                              # sbatch --export=NONE would reach srun's tasks otherwise
 
-# outcome STATUS of the run folder $1: what accelerate launch hides
+ttd_me=$SLURM_JOB_ID # an array task must name itself, or all tasks of the array are requeued
+[ -z "${SLURM_ARRAY_TASK_ID:-}" ] || ttd_me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
+# What the log begins with: where, what, which versions. Never variables, which may hold secrets.
+ttd_header() {
+  echo "== job $ttd_me (${SLURM_JOB_NAME:-}) attempt $restart of at most $MAX_RESTARTS, $(date -Is)"
+  echo "== $TTD_NODES nodes ($SLURM_JOB_NODELIST) x $TTD_GPUS processes, first $MASTER_ADDR, commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
+}
+
+ttd_srun() { # srun over all nodes, one task on each, with the site's arguments
+  local more
+  read -ra more <<<"$TTD_SRUN_ARGS"
+  srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${more[@]}" "$@"
+}
+
+ttd_python() { # python, inside the site's container if there is one, once on each node
+  # shellcheck disable=SC2016
+  ttd_srun bash -c 'read -ra wrap <<<"$TTD_WRAP"; exec "${wrap[@]}" python "$@"' python "$@"
+}
+
+# A bad node should fail in seconds, with its name.
+ttd_preflight() {
+  ttd_python -c 'import socket, sys, torch
+print(socket.gethostname(), "python", sys.version.split()[0], "torch", torch.__version__, torch.cuda.device_count(), "GPUs")'
+}
+
+# Copy the shards that TTD_STAGE names to each node's own disk; readers look there first and verify every sample as always.
+ttd_stage() {
+  [ -n "${TTD_STAGE:-}" ] || return 0
+  export TTD_STAGED="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/ttd-$USER-shards"
+  echo "== staging $TTD_STAGE below $TTD_STAGED of each node"
+  # shellcheck disable=SC2016
+  ttd_srun bash -c '
+    place="$TTD_STAGED$(realpath "$1")"
+    mkdir -p "$place" && cp -r --update --preserve=timestamps "$1/." "$place"' stage "$TTD_STAGE"
+}
+
+# The status in the file that TTD_OUTCOME names: what accelerate launch and srun hide
 ttd_outcome() {
-  python - "$1/outcome.json" <<'PYTHON' 2>/dev/null || echo none
+  python - "$TTD_OUTCOME" <<'PYTHON' 2>/dev/null || echo none
 import json, sys
 print(json.load(open(sys.argv[1]))["status"])
 PYTHON
 }
 
-# ttd_train ENTRY RUN_DIR ARGUMENTS... : run one training over all nodes of the job, requeue if there is more to do, exit
-ttd_train() {
-  local entry=$1 run_dir=$2
-  shift 2
-  mkdir -p "$run_dir"
-  echo "== job $SLURM_JOB_ID attempt $restart: $TTD_NODES nodes ($SLURM_JOB_NODELIST) x $TTD_GPUS processes, $(git describe --always --dirty 2>/dev/null || true)"
-  # One name per attempt: a late file cannot stop the next one. On the shared disk, so that it reaches every node.
-  export TTD_STOP_FILE="$run_dir/stop.$SLURM_JOB_ID.$restart"
-  rm -f "$run_dir/outcome.json"
-
-  # Handlers set a variable and touch a file, no more: a command substitution in one made bash 5.2 fail.
-  asked=0 cancelled=0
-  trap 'asked=1; : > "$TTD_STOP_FILE"' USR1
-  trap 'cancelled=1; : > "$TTD_STOP_FILE"' TERM # scancel: whoever requeues here brings a cancelled job back
-
-  # A bad node should fail in seconds, with its name.
-  srun --kill-on-bad-exit=1 bash -c 'python -c "import socket, torch; print(socket.gethostname(), torch.__version__, torch.cuda.device_count(), \"GPUs\")"' || {
-    echo "== preflight failed on a node named above; resubmit with --exclude"
-    exit 1
-  }
-
+# One launcher per node, one process per GPU. Sets rc and status.
+ttd_step() {
+  export MASTER_PORT=$((20000 + (SLURM_JOB_ID * 11 + retry) % 20000)) # a fixed port collides on shared nodes
+  export TTD_OUTCOME="$run_dir/.outcome.$ttd_me.$restart.$retry"
   # Single quotes: SLURM_NODEID differs from task to task. In the background: a trap waits for a foreground command.
   # shellcheck disable=SC2016
-  srun --kill-on-bad-exit=1 --wait=60 bash -c '
-    read -ra more <<< "$TTD_LAUNCH_ARGS"
-    exec accelerate launch --config_file "$TTD_LAUNCH" --num_machines "$TTD_NODES" --machine_rank "$SLURM_NODEID" \
+  ttd_srun bash -c '
+    read -ra more <<<"$TTD_LAUNCH_ARGS"
+    read -ra wrap <<<"$TTD_WRAP"
+    exec "${wrap[@]}" accelerate launch --config_file "$TTD_LAUNCH" --num_machines "$TTD_NODES" --machine_rank "$SLURM_NODEID" \
       --num_processes $((TTD_NODES * TTD_GPUS)) --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" \
-      "${more[@]}" "$@"' accelerate "$entry" "$@" "output_dir=$run_dir" &
-  local step=$! rc=0
+      "${more[@]}" "$@"' accelerate "$@" &
+  local step=$!
+  rc=0
   wait "$step" || rc=$?
   while kill -0 "$step" 2>/dev/null; do # a trap ends a wait early
     rc=0
     wait "$step" || rc=$?
   done
-
-  local status
-  status=$(ttd_outcome "$run_dir")
-  rm -f "$TTD_STOP_FILE"
+  status=$(ttd_outcome)
+  rm -f "$TTD_OUTCOME"
   echo "== step ended: srun $rc, outcome $status, asked to stop $asked, cancelled $cancelled"
+}
+
+# ttd_job ENTRY RUN_DIR ARGUMENTS... : run one entry over all nodes of the job, requeue if there is more to do, exit
+ttd_job() {
+  entry=$1 run_dir=$2
+  shift 2
+  mkdir -p "$run_dir"
+  ttd_header
+  # One name per attempt: a late file cannot stop the next one. On the shared disk, so that it reaches every node.
+  export TTD_STOP_FILE="$run_dir/.stop.$ttd_me.$restart"
+
+  # Handlers set a variable and touch a file, no more: a command substitution in one made bash 5.2 fail.
+  asked=0 cancelled=0 retry=0
+  trap 'asked=1; : > "$TTD_STOP_FILE"' USR1
+  trap 'cancelled=1; : > "$TTD_STOP_FILE"' TERM # scancel: whoever requeues here brings a cancelled job back
+
+  rc=0 status=none
+  while :; do
+    if ! ttd_preflight || ! ttd_stage; then
+      rc=1
+      echo "== a node named above is not fit, or its disk did not take the shards; submit with --exclude=NODE if this goes on"
+      break
+    fi
+    ttd_step "$entry" "$@" "output_dir=$run_dir"
+    # It crashed, and nobody asked for an end: once more without waiting in the queue, if the nodes are there.
+    if [ "$status" != none ] || [ "$asked$cancelled" != 00 ] || [ "$retry" -ge "$MAX_RETRIES" ]; then
+      break
+    fi
+    retry=$((retry + 1))
+    echo "== once more within the job ($retry of at most $MAX_RETRIES); where ranks stood still: $run_dir/stacks"
+  done
+  rm -f "$TTD_STOP_FILE"
   case $status in
     0 | 2 | 3) exit "$status" ;; # done, bad input, failed items: starting again changes nothing
   esac
-  if [ "$cancelled" = 0 ] && { [ "$asked" = 1 ] || [ "$rc" != 0 ]; } && [ "$restart" -lt "$MAX_RESTARTS" ]; then
-    local me=$SLURM_JOB_ID # an array task must name itself, or all tasks of the array are requeued
-    [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || me=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-    echo "== requeue $me ($((restart + 1)) of at most $MAX_RESTARTS)"
-    scontrol requeue "$me"
+  if [ "$cancelled" = 0 ] && { [ "$asked" = 1 ] || [ "$rc" != 0 ] || [ "$status" = none ]; } && [ "$restart" -lt "$MAX_RESTARTS" ]; then
+    echo "== requeue $ttd_me ($((restart + 1)) of at most $MAX_RESTARTS)"
+    scontrol requeue "$ttd_me"
     sleep 120 # the requeue ends this script
   fi
   [ "$rc" != 0 ] || rc=75

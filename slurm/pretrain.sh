@@ -23,4 +23,4 @@ shift
 # Slurm runs a copy of this script from its spool folder: the checkout is where sbatch was called.
 # shellcheck source=slurm/env.sh
 . "${TTD_ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}/slurm/env.sh"
-ttd_train ttd/pretrain.py "$run_dir" "$@"
+ttd_job ttd/pretrain.py "$run_dir" "$@"

@@ -1,0 +1,26 @@
+#!/bin/bash
+# Align an EEG encoder with CLIP's image embeddings on paired shards, over all GPUs of the job.
+#
+#   mkdir -p slurm-logs
+#   sbatch [--account=... --partition=... --nodes=N --gpus-per-node=G] slurm/align.sh RUN_DIR --config configs/align/X.yaml [key.path=value ...]
+#
+# Stops and saves before the time limit, requeues itself and resumes; so does a step that failed, at most MAX_RESTARTS times.
+# scancel is final. Site settings: see slurm/env.sh.
+#SBATCH --job-name=ttd-align
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=12:00:00
+#SBATCH --signal=B:USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-logs/%x-%j.out
+set -euo pipefail
+run_dir=${1:?give the run folder first, then --config FILE and overrides}
+shift
+# Slurm runs a copy of this script from its spool folder: the checkout is where sbatch was called.
+# shellcheck source=slurm/env.sh
+. "${TTD_ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}/slurm/env.sh"
+ttd_job ttd/align.py "$run_dir" "$@"
