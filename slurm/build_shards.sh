@@ -11,7 +11,6 @@
 # A task that is stopped or preempted begins its subject anew. Site settings: see slurm/env.sh.
 #SBATCH --job-name=ttd-build-shards
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=2
 #SBATCH --mem=16G
 #SBATCH --time=04:00:00

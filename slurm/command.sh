@@ -8,7 +8,6 @@
 # A job that was preempted is queued again by Slurm, and the command goes on with what is missing. Site settings: see slurm/env.sh.
 #SBATCH --job-name=ttd-command
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=32G
 #SBATCH --time=04:00:00

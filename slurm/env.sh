@@ -49,15 +49,14 @@ ttd_header() {
   echo "== $TTD_NODES nodes ($SLURM_JOB_NODELIST) x $TTD_GPUS processes, first $MASTER_ADDR, commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 }
 
-ttd_srun() { # srun over all nodes, one task on each, with the site's arguments
-  local more
-  read -ra more <<<"$TTD_SRUN_ARGS"
-  srun --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${more[@]}" "$@"
-}
+# srun over all nodes, one task on each, with the site's arguments. One task per node is said here and not to sbatch, which would
+# give a job of --nodes=1-2 one node where it could have two.
+read -ra ttd_srun <<<"$TTD_SRUN_ARGS"
+ttd_srun=(srun "--nodes=$TTD_NODES" "--ntasks=$TTD_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${ttd_srun[@]}")
 
 ttd_python() { # python, inside the site's container if there is one, once on each node
   # shellcheck disable=SC2016
-  ttd_srun bash -c 'read -ra wrap <<<"$TTD_WRAP"; exec "${wrap[@]}" python "$@"' python "$@"
+  "${ttd_srun[@]}" bash -c 'read -ra wrap <<<"$TTD_WRAP"; exec "${wrap[@]}" python "$@"' python "$@"
 }
 
 # A bad node should fail in seconds, with its name.
@@ -72,7 +71,7 @@ ttd_stage() {
   export TTD_STAGED="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/ttd-$USER-shards"
   echo "== staging $TTD_STAGE below $TTD_STAGED of each node"
   # shellcheck disable=SC2016
-  ttd_srun bash -c '
+  "${ttd_srun[@]}" bash -c '
     place="$TTD_STAGED$(realpath "$1")"
     mkdir -p "$place" && cp -r --update --preserve=timestamps "$1/." "$place"' stage "$TTD_STAGE"
 }
@@ -91,7 +90,7 @@ ttd_step() {
   export TTD_OUTCOME="$run_dir/.outcome.$ttd_me.$restart.$retry"
   # Single quotes: SLURM_NODEID differs from task to task. In the background: a trap waits for a foreground command.
   # shellcheck disable=SC2016
-  ttd_srun bash -c '
+  "${ttd_srun[@]}" bash -c '
     read -ra more <<<"$TTD_LAUNCH_ARGS"
     read -ra wrap <<<"$TTD_WRAP"
     exec "${wrap[@]}" accelerate launch --config_file "$TTD_LAUNCH" --num_machines "$TTD_NODES" --machine_rank "$SLURM_NODEID" \
@@ -116,6 +115,7 @@ ttd_job() {
   mkdir -p "$run_dir"
   ttd_header
   # One name per attempt: a late file cannot stop the next one. On the shared disk, so that it reaches every node.
+  rm -f "$run_dir/.stop.$ttd_me".* "$run_dir/.outcome.$ttd_me".*
   export TTD_STOP_FILE="$run_dir/.stop.$ttd_me.$restart"
 
   # Handlers set a variable and touch a file, no more: a command substitution in one made bash 5.2 fail.
@@ -138,6 +138,7 @@ ttd_job() {
     retry=$((retry + 1))
     echo "== once more within the job ($retry of at most $MAX_RETRIES); where ranks stood still: $run_dir/stacks"
   done
+  trap - USR1 TERM # from here on they end this script
   rm -f "$TTD_STOP_FILE"
   case $status in
     0 | 2 | 3) exit "$status" ;; # done, bad input, failed items: starting again changes nothing

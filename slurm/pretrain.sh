@@ -8,7 +8,6 @@
 # scancel is final. Site settings: see slurm/env.sh.
 #SBATCH --job-name=ttd-pretrain
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
