@@ -3,17 +3,19 @@
     python shards/build_paired.py --config configs/shards/simulated_paired.yaml
 
 One sample is one picture seen by one subject within one part of the split, with all its repetitions. The folder appears
-whole or not at all; running the same command again finds it and stops.
+whole or not at all; running the same command again finds it and stops. ``only_subjects='["01"]'`` builds a portion of the study
+for shards/merge.py.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
+from typing import Any
 
 from ttd.config import Plan, UserError, run
 from ttd.data.checks import picture_problems, recording_problems
-from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb
+from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb, portion_of
 from ttd.data.pairing import Pictures, Waiting, pieces
 from ttd.data.splits import SplitManifest, Use, recording_name
 from ttd.eeg import epochs
@@ -26,7 +28,8 @@ from ttd.pages import quality
 def built(config: BuildPairedConfig) -> bool:
     """Whether these shards stand there already; without the study's folder the configuration alone decides."""
     recordings = open_study(config.study).recordings() if config.study.root.is_dir() else None
-    return find_built(config.output_dir, config, recordings, kind="paired") is not None
+    inputs = recordings and portion_of(recordings, config.only_subjects)
+    return find_built(config.output_dir, config, inputs, kind="paired") is not None
 
 
 def check(config: BuildPairedConfig) -> Plan:
@@ -36,7 +39,7 @@ def check(config: BuildPairedConfig) -> Plan:
         plan.notes.append(f"{config.output_dir}: already built with these settings, nothing to do")
         return plan
     study = open_study(config.study)
-    recordings, shown = study.recordings(), []
+    recordings, shown = portion_of(study.recordings(), config.only_subjects), []
     plan.problems += recording_problems(recordings, config.preprocessing)
     for recording in recordings:
         try:
@@ -46,8 +49,12 @@ def check(config: BuildPairedConfig) -> Plan:
     plan.problems = list(dict.fromkeys(plan.problems))  # a damaged file has no events either
     presentations = [(recording, event) for recording, events in shown for event in events]
     if not plan.problems:
-        plan.problems += config.parts.problems(presentations) if presentations else []
-        if not any(event.image_path for _, event in presentations):
+        whole = config.only_subjects is None
+        plan.problems += config.parts.problems(presentations, whole=whole) if presentations else []
+        if not whole:
+            lacking = config.parts.lacking(presentations)
+            plan.notes += [f"{line} in this portion; shards/merge.py looks at all of them" for line in lacking]
+        elif not any(event.image_path for _, event in presentations):
             plan.problems.append(f"{config.study.root}: its events name no picture; paired shards need pictures")
     if not plan.problems:
         plan.problems += picture_problems(shown, config.parts, config.epochs)
@@ -104,7 +111,8 @@ def told(
 def main(config: BuildPairedConfig) -> None:
     """Recording by recording: clean, cut, group; then write the manifest, the indexes and the quality page."""
     if built(config):
-        quality.write(config.output_dir)
+        if config.only_subjects is None:
+            quality.write(config.output_dir)
         return
     from ttd.engine.tracking import progress, talk  # imports torch, which finished shards do not need
 
@@ -115,7 +123,8 @@ def main(config: BuildPairedConfig) -> None:
         config.epochs.tmin,
         config.epochs.tmax,
     )
-    recordings, pictures = study.recordings(), Pictures()
+    everything, pictures = study.recordings(), Pictures()
+    recordings = portion_of(everything, config.only_subjects)
     dropped: collections.Counter[str] = collections.Counter()
     channels: dict[str, ChannelReport] = {}
     uses: list[Use] = []
@@ -160,6 +169,7 @@ def main(config: BuildPairedConfig) -> None:
                 "channels": as_json(channels),
                 "excluded": study.excluded(),
             },
+            portion=portion_report(config, everything) if config.only_subjects else None,
             sfreq=sfreq,
             tmin=float(grid[0] / sfreq),
             n_times=len(grid),
@@ -174,7 +184,15 @@ def main(config: BuildPairedConfig) -> None:
     written = ", ".join(f"{n} {part}" for part, n in writer.counts.items())
     left_out = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none"
     print(f"{config.output_dir}: samples {written}; repetitions {len(uses)}; left out: {left_out}")
-    print(f"quality: {quality.write(config.output_dir)}")
+    if config.only_subjects is None:
+        print(f"quality: {quality.write(config.output_dir)}")
+
+
+def portion_report(config: BuildPairedConfig, everything: list[Recording]) -> dict[str, Any]:
+    """What ``shards/merge.py`` needs to know of a portion: the recordings of the whole study, and what this portion lacks."""
+    mine = portion_of(everything, config.only_subjects)
+    lacking = config.parts.lacking((recording, event) for recording in mine for event in recording.events())
+    return {"recordings": {recording.name: recording.subject for recording in everything}, "lacks": list(lacking)}
 
 
 if __name__ == "__main__":

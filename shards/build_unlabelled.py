@@ -3,6 +3,7 @@
     python shards/build_unlabelled.py --config configs/shards/eegmmidb.yaml
 
 Whole runs belong to a part. The folder appears whole or not at all; running the same command again finds it and stops.
+``only_subjects='["01"]'`` builds a portion of the study for shards/merge.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from ttd.config import Plan, UserError, run
 from ttd.data.checks import recording_problems
-from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb
+from ttd.data.ingest import CPU_S_PER_MILLION_VALUES, StudyWriter, find_built, free_mb, portion_of
 from ttd.data.splits import SplitManifest, Use, recording_name
 from ttd.eeg import epochs, stored
 from ttd.eeg.channels import ChannelReport, as_json, interpolated
@@ -29,7 +30,7 @@ from ttd.pages import quality
 def built(config: BuildUnlabelledConfig) -> bool:
     """Whether these shards stand there already; without the study's folder the configuration alone decides."""
     recordings = open_study(config.study).recordings() if config.study.root.is_dir() else None
-    inputs = recordings and chosen(config, recordings)
+    inputs = recordings and chosen(config, portion_of(recordings, config.only_subjects))
     return find_built(config.output_dir, config, inputs, kind="window") is not None
 
 
@@ -41,7 +42,7 @@ def check(config: BuildUnlabelledConfig) -> Plan:
         return plan
     study = open_study(config.study)
     everything = study.recordings()
-    recordings = chosen(config, everything)
+    recordings = chosen(config, portion_of(everything, config.only_subjects))
     plan.notes += [f"sub-{subject}: left out, as the study says: {why}" for subject, why in study.excluded().items()]
     known, named = {r.run for r in everything}, {run for runs in config.runs.values() for run in runs} - {"*"}
     if named - known:
@@ -77,15 +78,17 @@ def chosen(config: BuildUnlabelledConfig, recordings: list[Recording]) -> list[R
 def main(config: BuildUnlabelledConfig) -> None:
     """Recording by recording: clean, cut into windows; then write the manifest, the indexes and the quality page."""
     if built(config):
-        quality.write(config.output_dir)
+        if config.only_subjects is None:
+            quality.write(config.output_dir)
         return
     from ttd.engine.tracking import progress, talk  # imports torch, which finished shards do not need
 
     talk()
     study = open_study(config.study)
-    recordings = chosen(config, study.recordings())
+    known = study.recordings()
+    everything, recordings = chosen(config, known), chosen(config, portion_of(known, config.only_subjects))
     sfreq, n_times = config.preprocessing.sfreq, config.windows.n_times
-    per_part = collections.Counter(part_of(config, recording) for recording in recordings)
+    per_part = collections.Counter(part_of(config, recording) for recording in everything)
     uses: list[Use] = []
     names: dict[str, list[str]] = collections.defaultdict(list)
     hashes: dict[str, str] = {}
@@ -112,12 +115,15 @@ def main(config: BuildUnlabelledConfig) -> None:
         cleaning = {**config.preprocessing.model_dump(), "interpolated": interpolated(channels)}
         facts = {"sfreq": sfreq, "tmin": 0.0, "n_times": n_times, "preprocessing": cleaning}
         report = {"channels": as_json(channels), "dropped": dict(dropped)}
-        writer.finish(config, recordings, report, **facts, split_fingerprint=manifest.fingerprint)
+        of = {recording.name: recording.subject for recording in everything}
+        portion = None if config.only_subjects is None else {"recordings": of, "lacks": []}
+        writer.finish(config, recordings, report, portion=portion, **facts, split_fingerprint=manifest.fingerprint)
         counts = writer.counts
     left_out = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "none"
     written = ", ".join(f"{n} {part}" for part, n in counts.items())
     print(f"{config.output_dir}: windows {written}; left out: {left_out}")
-    print(f"quality: {quality.write(config.output_dir)}")
+    if config.only_subjects is None:
+        print(f"quality: {quality.write(config.output_dir)}")
 
 
 def windows(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
@@ -13,6 +14,7 @@ from small_shards import write_part
 from ttd.data.index import ShardIndex
 from ttd.data.splits import SplitManifest
 from ttd.data.verify import quarantine, verify
+from ttd.data.writer import ShardWriter
 
 SCRIPT = Path(__file__).parents[2] / "shards" / "verify.py"
 
@@ -149,3 +151,31 @@ def test_findings_end_with_what_helps(root):
     command = [sys.executable, SCRIPT, f"shards={root}", "quarantine=true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr.rstrip().endswith("delete the study's folder and build it again")
+
+
+def test_windows_name_no_picture_and_their_parts_are_checked_all_the_same(tmp_path):
+    for part, run in (("train", "1"), ("validation", "2")):
+        with ShardWriter(tmp_path / part, kind="window") as writer:
+            meta = {
+                "study": "Simulated",
+                "subject": "01",
+                "cap": "one",
+                "sessions": ["1"],
+                "runs": [run],
+                "onsets": [0.0],
+            }
+            writer.write(f"{part}-0", {"eeg.npy": np.ones((1, 1, 8), np.float16), "meta.json": meta})
+            facts = {
+                "study": "Simulated",
+                "part": part,
+                "sfreq": 8.0,
+                "tmin": 0.0,
+                "n_times": 8,
+                "caps": {"one": ["Oz"]},
+            }
+            writer.finish({**facts, "statistics": {"one": {"mean": [0.0], "std": [1.0]}}})
+    SplitManifest(study="Simulated", by="run", assignments={"train": ["01/1/1"], "validation": ["01/1/2"]}).write(
+        tmp_path
+    )
+    report = verify(tmp_path)
+    assert (report.findings, report.n_samples) == ([], 2)

@@ -24,7 +24,9 @@ import xxhash
 from PIL import Image
 
 from ttd.config import Config, UserError, fingerprint, write_json
+from ttd.data.scaling import ChannelStatistics, scaling
 from ttd.data.schema import Kind
+from ttd.data.splits import some_of
 from ttd.data.writer import ShardWriter
 from ttd.eeg.studies import Recording, Study
 
@@ -70,34 +72,64 @@ def find_built(
     Raises:
         UserError: the folder holds other shards (the differing keys are named) or other files.
     """
-    path = root / "build.json"
-    if not path.is_file():
-        foreign = [p.name for p in root.iterdir() if p.name != "outcome.json"] if root.is_dir() else []
-        if foreign:
-            raise UserError(
-                f"output_dir={root}: holds other files ({', '.join(sorted(foreign)[:3])}); give a new folder"
-            )
+    built = finished(root)
+    if built is None:
         return None
-    built = json.loads(path.read_text())
     now = identity(config, recordings, kind=kind)
-    if now["inputs"] is None:
-        now["inputs"] = built["inputs"]
-    old, new = _flat(built["config"]), _flat(now["config"])
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if built["inputs"] != now["inputs"]:
+    keys = differing(built["config"], now["config"])
+    if now["inputs"] is not None and built["inputs"] != now["inputs"]:
         keys.append("the study's recordings or events")
     if keys:
-        raise UserError(
-            f"output_dir={root}: holds shards built with other settings: {', '.join(keys)}; "
-            "give another output_dir or delete that folder"
-        )
+        raise UserError(other_settings(root, keys))
     return built
+
+
+def finished(root: Path) -> dict[str, Any] | None:
+    """The ``build.json`` of whatever build stands in ``root``, or None where nothing is.
+
+    Raises:
+        UserError: the folder holds other files.
+    """
+    path = root / "build.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    foreign = [p.name for p in root.iterdir() if p.name != "outcome.json"] if root.is_dir() else []
+    if foreign:
+        raise UserError(f"output_dir={root}: holds other files ({', '.join(sorted(foreign)[:3])}); give a new folder")
+    return None
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Dotted keys in which two configurations differ; what one of them lacks counts as null."""
+    old, new = _flat(one), _flat(other)
+    return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+
+
+def other_settings(root: Path, keys: Sequence[str]) -> str:
+    """What is said of a folder that holds another build, which differs in ``keys``."""
+    return (
+        f"output_dir={root}: holds shards built with other settings: {', '.join(keys)}; "
+        "give another output_dir or delete that folder"
+    )
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {path: tree}
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}" if path else key).items()}
+
+
+def portion_of(recordings: Sequence[Recording], subjects: Sequence[str] | None) -> list[Recording]:
+    """The recordings of these subjects, all where None.
+
+    Raises:
+        UserError: the study has no such subject.
+    """
+    known = list(dict.fromkeys(recording.subject for recording in recordings))
+    unknown = [subject for subject in subjects or () if subject not in known]
+    if unknown:
+        raise UserError(f"only_subjects: the study has no subject {', '.join(unknown)}; there are {some_of(known, 8)}")
+    return [recording for recording in recordings if subjects is None or recording.subject in subjects]
 
 
 def free_mb(root: Path) -> float:
@@ -134,6 +166,31 @@ def only_build(root: Path) -> Iterator[None]:
             return
 
 
+@contextlib.contextmanager
+def building(root: Path) -> Iterator[Path]:
+    """A fresh hidden folder beside ``root``, for ``put_in_place``; it is gone at the end. Only one process gets it.
+
+    Raises:
+        UserError: see ``only_build``.
+    """
+    aside = root.with_name(f".{root.name}.building")
+    with only_build(root):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_in_place(aside: Path, root: Path) -> None:
+    """Let a finished folder appear."""
+    (root / "outcome.json").unlink(missing_ok=True)
+    if root.is_dir():
+        root.rmdir()
+    aside.rename(root)
+
+
 def picture_member(path: Path) -> str:
     """``image.png`` or ``image.jpg``: what an encoded picture is called in a shard.
 
@@ -168,26 +225,6 @@ def nothing_to_train_on(study: Study, kind: Kind, dropped: Mapping[str, int]) ->
     return text
 
 
-class ChannelStatistics:
-    """Mean and standard deviation per channel of one cap, gathered piece by piece (Chan et al., 1979)."""
-
-    def __init__(self, n_chans: int):
-        self.n, self.mean, self.squares = 0, np.zeros(n_chans), np.zeros(n_chans)
-
-    def add(self, eeg: np.ndarray) -> None:
-        """Take in samples [R, C, T]."""
-        flat = eeg.astype(np.float64).swapaxes(0, 1).reshape(eeg.shape[1], -1)  # [C, R·T]
-        n, mean = flat.shape[1], flat.mean(axis=1)
-        delta, total = mean - self.mean, self.n + n
-        self.squares += ((flat - mean[:, None]) ** 2).sum(axis=1) + delta**2 * self.n * n / total
-        self.mean += delta * n / total
-        self.n = total
-
-    def result(self) -> dict[str, list[float]]:
-        """Mean [C] and standard deviation [C]."""
-        return {"mean": self.mean.tolist(), "std": np.sqrt(self.squares / max(self.n, 1)).tolist()}
-
-
 class StudyWriter:
     """The shards of all parts of one study, and its images, below one root that appears whole or not at all.
 
@@ -198,14 +235,11 @@ class StudyWriter:
 
     def __init__(self, root: Path, study: Study, *, kind: Kind, samples_per_shard: int):
         self.root, self.study, self.kind, self._per_shard = root, study, kind, samples_per_shard
-        self.aside = root.with_name(f".{root.name}.building")
-        self._locked = contextlib.ExitStack()
-        self._locked.enter_context(only_build(root))
-        shutil.rmtree(self.aside, ignore_errors=True)
-        self.aside.mkdir(parents=True)
+        self._held = contextlib.ExitStack()
+        self.aside = self._held.enter_context(building(root))
         self._writers: dict[str, ShardWriter] = {}
         self._caps: dict[str, dict[str, list[str]]] = {}
-        self._statistics: dict[str, ChannelStatistics] = {}
+        self._statistics: dict[str, dict[str, ChannelStatistics]] = {}  # by cap and subject
         self._images: dict[str, tuple[Path, str, dict[str, Any]]] = {}
 
     def __enter__(self) -> StudyWriter:
@@ -214,8 +248,7 @@ class StudyWriter:
     def __exit__(self, *_: object) -> None:
         for writer in self._writers.values():
             writer.__exit__(*_)
-        shutil.rmtree(self.aside, ignore_errors=True)
-        self._locked.close()
+        self._held.close()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -232,7 +265,8 @@ class StudyWriter:
         meta = {"study": self.study.title, "licence": self.study.licence, **meta}
         self._writers[part].write(key, {"eeg.npy": eeg, "meta.json": meta})
         if part == "train":
-            self._statistics.setdefault(cap, ChannelStatistics(len(ch_names))).add(eeg)
+            of_cap = self._statistics.setdefault(cap, {})
+            of_cap.setdefault(meta["subject"], ChannelStatistics(len(ch_names))).add(eeg)
 
     def add_image(self, sha256: str, path: Path, meta: dict[str, Any]) -> None:
         """Remember the file of an encoded picture; equal files are kept once.
@@ -245,22 +279,33 @@ class StudyWriter:
         full = {"sha256": sha256, "study": self.study.title, "licence": self.study.licence, **meta}
         self._images[sha256] = (path, picture_member(path), full)
 
-    def finish(self, config: Config, recordings: Sequence[Recording], report: dict[str, Any], **facts: Any) -> None:
+    def finish(
+        self,
+        config: Config,
+        recordings: Sequence[Recording],
+        report: dict[str, Any],
+        *,
+        portion: dict[str, Any] | None = None,
+        **facts: Any,
+    ) -> None:
         """Write all indexes with the training part's statistics, ``build.json`` last, and rename the whole folder.
 
-        ``report`` goes into ``build.json``; ``facts`` are those of ``schema.Facts`` that all parts share.
+        ``report`` goes into ``build.json``; ``facts`` are those of ``schema.Facts`` that all parts share. A portion of a study
+        (``only_subjects``) needs no training part and has no statistics: what ``merging`` makes them of goes into
+        ``build.json`` together with ``portion``.
 
         Raises:
-            UserError: the training part is empty.
+            UserError: the training part is empty, or a cap occurs in other parts alone.
         """
-        if "train" not in self._writers:
+        if portion is None and "train" not in self._writers:
             raise UserError(nothing_to_train_on(self.study, self.kind, report.get("dropped", {})))
+        moments = {
+            cap: {subject: found.moments() for subject, found in of_cap.items()}
+            for cap, of_cap in self._statistics.items()
+        }
         who = identity(config, recordings, kind=self.kind)
         for part, writer in self._writers.items():
-            unknown = sorted(set(self._caps[part]) - set(self._statistics))
-            if unknown:
-                raise UserError(f"{self.study.location}: caps {unknown} of part {part} do not occur in training")
-            statistics = {cap: self._statistics[cap].result() for cap in self._caps[part]}
+            statistics = {} if portion is not None else scaling(moments, self._caps[part], part, self.study.location)
             source = {"fingerprint": fingerprint(who), "citation": self.study.citation}
             shared = {"study": self.study.title, "simulated": self.study.simulated, "source": source, **facts}
             writer.finish({**shared, "part": part, "caps": self._caps[part], "statistics": statistics})
@@ -272,10 +317,7 @@ class StudyWriter:
                         raise UserError(f"{path}: this picture was changed during the build; build again")
                     images.write(sha256, {member: content, "meta.json": meta})
                 images.finish({"study": self.study.title, "simulated": self.study.simulated, "part": "all"})
-        write_json(
-            self.aside / "build.json", {"fingerprint": fingerprint(who), **who, **report, "samples": self.counts}
-        )
-        (self.root / "outcome.json").unlink(missing_ok=True)
-        if self.root.is_dir():
-            self.root.rmdir()
-        self.aside.rename(self.root)
+        more = {} if portion is None else {"portion": {**portion, "moments": moments}}
+        built = {"fingerprint": fingerprint(who), **who, **report, "samples": self.counts, **more}
+        write_json(self.aside / "build.json", built)
+        put_in_place(self.aside, self.root)

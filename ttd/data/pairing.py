@@ -113,24 +113,30 @@ class PartsConfig(Config):
                     reasons[i], kept[i] = f"within {self.gap_s:g} s of another part", False
         return list(zip(parts, reasons, strict=True))
 
-    def problems(self, presentations: Iterable[Presentation]) -> list[str]:
-        """Why these presentations cannot be split this way, one sentence each."""
+    def problems(self, presentations: Iterable[Presentation], *, whole: bool = True) -> list[str]:
+        """Why these presentations cannot be split this way, one sentence each; those of a portion of a study need not show all
+        that is asked for."""
         presentations = list(presentations)
         if self.by == "given" and any(event.part is None for _, event in presentations):
             return ["parts.by=given: the events have no column part; split by concept, session, subject or run instead"]
         if self.by == "sequence" and any(not event.sequence for _, event in presentations):
             return ["parts.by=sequence: this study numbers no sequences; split by concept, session, subject or run"]
-        found = []
+        return [line + hint for line, hint in self.lacking(presentations).items()] if whole else []
+
+    def lacking(self, presentations: Iterable[Presentation]) -> dict[str, str]:
+        """What is asked for and occurs in none of these presentations, a sentence each with what to say after it."""
+        presentations = list(presentations)
+        found = {}
         if not any(self.part(*presentation) == "train" for presentation in presentations):
-            found.append("parts: nothing is left for training")
+            found["parts: nothing is left for training"] = ""
         if self.by != "given":
             known = {name for presentation in presentations for name in self.names(*presentation)}
-            unknown = sorted({*self.validation, *self.test} - known)
-            if unknown:
-                some = ", ".join(sorted(known)[:8]) + (", …" if len(known) > 8 else "")
-                found.append(f"parts: no {self.by} is called {', '.join(unknown)}; there are {some}")
+            there = f"; there are {some_of(sorted(known), 8)}"
+            found |= {
+                f"parts: no {self.by} is called {n}": there for n in sorted({*self.validation, *self.test} - known)
+            }
         if self.unseen and not self._sets["unseen"] & {event.concept for _, event in presentations}:
-            found.append(f"parts.unseen: the study shows none of these concepts ({some_of(self.unseen)})")
+            found[f"parts.unseen: the study shows none of these concepts ({some_of(self.unseen)})"] = ""
         return found
 
     @functools.cached_property

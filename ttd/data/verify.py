@@ -157,7 +157,7 @@ def check_parts(root: Path, parts: dict[str, tuple[ShardIndex, dict]], images: S
     """What the parts of one study share although they must not, and pictures that are not there."""
     known = set(images.keys) if images else None
     for index, metas in parts.values():
-        shown = {meta["image_sha256"] for meta in metas.values()} - {None}
+        shown = {meta.get("image_sha256") for meta in metas.values()} - {None}
         if known is not None and shown - known:
             yield Finding(index.folder, f"{len(shown - known)} shown images are not in {root / 'images'}")
     if len(parts) < 2:
@@ -181,8 +181,8 @@ def uses(index: ShardIndex, metas: dict[int, dict[str, Any]], manifest: SplitMan
                 recording=manifest.recordings.get(name, name),
                 start=start,
                 stop=start + length,
-                concept=meta["concept"],
-                image=meta["image_sha256"],
+                concept=meta.get("concept"),
+                image=meta.get("image_sha256"),
             )
 
 

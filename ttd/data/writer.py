@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from io import BytesIO
@@ -126,28 +127,12 @@ class ShardWriter:
             self._close_shard()
         if not self._keys:
             raise UserError(f"{self.folder}: not one sample was written; are the inputs empty or all rejected?")
-        self._write_table(self._aside / "index.npz")
-        known = {
-            "kind": self.kind,
-            "code_version": version("ttd"),
-            "n_samples": len(self._keys),
-            "shards": self._shards,
-            "index_sha256": hashlib.sha256((self._aside / "index.npz").read_bytes()).hexdigest(),
-        }
-        try:
-            complete = Facts.model_validate({**facts, **known})
-        except ValidationError as error:
-            lines = [f"{'.'.join(map(str, e['loc'])) or 'facts'}: {e['msg']}" for e in error.errors()]
-            raise UserError(f"{self.folder}: " + "; ".join(lines)) from error
+        facts = {**facts, "kind": self.kind, "shards": self._shards}
+        complete = write_index(self._aside, self._table(), facts, of=self.folder)
         for (cap, shape), key in self._shapes.items():
             wrong = check_shape(complete, cap, (1, *shape))
             if wrong:
                 raise UserError(f"{self.folder}: sample {key!r}: {wrong}")
-        content = complete.model_dump(mode="json")
-        content["facts_sha256"] = hash_of(content)
-        with open(self._aside / "index.json", "w") as file:
-            file.write(json.dumps(content, indent=1) + "\n")
-            _sync(file)
         self._rename()
         return complete
 
@@ -180,27 +165,13 @@ class ShardWriter:
         self._file.close()
         self._file = None
 
-    def _write_table(self, path: Path) -> None:
+    def _table(self) -> dict[str, np.ndarray]:
         names = sorted({name for _, row in self._rows for name in row})
         absent = (-1, 0, 0)
         places = [[row.get(name, absent) for name in names] for _, row in self._rows]
-        keys = [key.encode() for key in self._keys]
-        table: dict[str, np.ndarray] = {
-            "keys": np.frombuffer(b"".join(keys), np.uint8),
-            "key_ends": np.cumsum([len(key) for key in keys], dtype=np.int64),
-            "members": np.array(names),
-            "shard": np.array([shard for shard, _ in self._rows], np.int32),
-            "offset": np.array([[p[0] for p in row] for row in places], np.int64),  # [N, M], -1 where there is none
-            "size": np.array([[p[1] for p in row] for row in places], np.int64),
-            "xxh3": np.array([[p[2] for p in row] for row in places], np.uint64),
-            "n_repetitions": np.array(self._n_repetitions, np.int32),
-        }
-        for name, values in self._columns.items():
-            table[f"{name}.values"], codes = np.unique(np.array(values), return_inverse=True)
-            table[f"{name}.codes"] = codes.astype(np.int32)
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **table)  # type: ignore[arg-type]
-            _sync(file)
+        offset, size, xxh3 = ([[place[i] for place in row] for row in places] for i in range(3))  # [N, M]
+        shard = [shard for shard, _ in self._rows]
+        return index_table(list(self._keys), names, shard, offset, size, xxh3, self._n_repetitions, self._columns)
 
     def _rename(self) -> None:
         old = self.folder.with_name(f".{self.folder.name}.old")
@@ -209,6 +180,63 @@ class ShardWriter:
             self.folder.rename(old)
         self._aside.rename(self.folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def index_table(
+    keys: Sequence[str],
+    members: Sequence[str],
+    shard: Any,
+    offset: Any,
+    size: Any,
+    xxh3: Any,
+    n_repetitions: Any,
+    columns: Mapping[str, Any],
+) -> dict[str, np.ndarray]:
+    """The arrays of ``index.npz``: ``shard`` and ``n_repetitions`` [N]; ``offset`` (-1 where there is none), ``size`` and
+    ``xxh3`` [N, M]; each of ``columns`` [N] text."""
+    encoded = [key.encode() for key in keys]
+    table: dict[str, np.ndarray] = {
+        "keys": np.frombuffer(b"".join(encoded), np.uint8),
+        "key_ends": np.cumsum([len(key) for key in encoded], dtype=np.int64),
+        "members": np.array(members),
+        "shard": np.array(shard, np.int32),
+        "offset": np.array(offset, np.int64),
+        "size": np.array(size, np.int64),
+        "xxh3": np.array(xxh3, np.uint64),
+        "n_repetitions": np.array(n_repetitions, np.int32),
+    }
+    for name, values in columns.items():
+        table[f"{name}.values"], codes = np.unique(np.array(values), return_inverse=True)
+        table[f"{name}.codes"] = codes.astype(np.int32)
+    return table
+
+
+def write_index(folder: Path, table: dict[str, np.ndarray], facts: dict[str, Any], *, of: Path) -> Facts:
+    """Write ``index.npz`` and ``index.json`` into ``folder``, beside the shards that ``facts`` lists; messages name the
+    place ``of`` them all.
+
+    Raises:
+        UserError: a fact is wrong.
+    """
+    with open(folder / "index.npz", "wb") as file:
+        np.savez_compressed(file, **table)  # type: ignore[arg-type]
+        _sync(file)
+    known = {
+        "code_version": version("ttd"),
+        "n_samples": len(table["key_ends"]),
+        "index_sha256": hashlib.sha256((folder / "index.npz").read_bytes()).hexdigest(),
+    }
+    try:
+        complete = Facts.model_validate({**facts, **known})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'facts'}: {e['msg']}" for e in error.errors()]
+        raise UserError(f"{of}: " + "; ".join(lines)) from error
+    content = complete.model_dump(mode="json")
+    content["facts_sha256"] = hash_of(content)
+    with open(folder / "index.json", "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+        _sync(file)
+    return complete
 
 
 def _encode(value: np.ndarray | bytes | dict) -> list[bytes | memoryview]:

@@ -1,4 +1,4 @@
-"""Configuration of ``shards/build_paired.py`` and ``shards/build_unlabelled.py``.
+"""Configuration of ``shards/build_paired.py``, ``shards/build_unlabelled.py`` and ``shards/merge.py``.
 
 One YAML file is one set of shards: the study, how its recordings are cleaned, which pieces become samples, and which
 part of the split each belongs to.
@@ -30,6 +30,10 @@ class BuildPairedConfig(Config):
     normalise: Literal["channel", "subject"] = "channel"
     """``channel``: z-score by the training part. ``subject``: then whiten each subject's channels by the covariance of its
     training repetitions and take away its mean response (multivariate noise normalisation); needs repetitions."""
+    only_subjects: list[str] | None = Field(default=None, min_length=1)
+    """Build a portion of the study, these subjects alone; ``shards/merge.py`` joins all portions into what null would have
+    built.
+    A portion cannot be trained on. To leave subjects out for good, see the study's own field."""
     samples_per_shard: int = Field(default=512, ge=1)
 
 
@@ -57,6 +61,10 @@ class BuildUnlabelledConfig(Config):
     only_part: Literal["train", "validation", "test"] | None = None
     """Restrict every recording to the stretch between its first and last event of this part of the study; stored epochs to
     those of the part."""
+    only_subjects: list[str] | None = Field(default=None, min_length=1)
+    """Build a portion of the study, these subjects alone; ``shards/merge.py`` joins all portions into what null would have
+    built.
+    A portion cannot be trained on. To leave subjects out for good, see the study's own field."""
     samples_per_shard: int = Field(default=512, ge=1)
 
     @model_validator(mode="after")
@@ -68,3 +76,12 @@ class BuildUnlabelledConfig(Config):
         if twice or ("*" in named and len(named) > 1):
             raise ValueError(f"a run may belong to one part only ({', '.join(twice) or '*'})")
         return self
+
+
+class MergeConfig(Config):
+    """Portions of one study, built by one configuration but for ``only_subjects``."""
+
+    inputs: Path
+    """Holds the portions, one folder each."""
+    output_dir: Path
+    """Receives what one build of the whole study would have made; not inside ``inputs``, nor around it."""
