@@ -1,120 +1,160 @@
-"""Say what this installation can do: torch, CUDA, attention, xformers, DeepSpeed, torchvision, the world of a launch.
+"""Say what is wrong with an installation, a node or a launch before a queue does; docs/doctor.md explains every line.
 
     python ttd/doctor.py
+    python ttd/doctor.py shards=[data/simulated/paired]
     accelerate launch --config_file launch/zero2.yaml ttd/doctor.py
 
-Exit status 0; 2 when the processes of a launch did not find each other.
+Every rank looks, rank 0 prints and leaves ``doctor.json``. Exit status 0, also with warnings; 2 where something is a problem.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-import os
+import contextlib
 import sys
-import warnings
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal, get_args
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from pydantic import Field, field_validator
 
-from ttd.config import Config, run, write_json
+from ttd.checkup import machine, packages, shards, world
+from ttd.checkup.findings import Finding, RankReport, combine, host_name, look, table, within, worst
+from ttd.checkup.meeting import Meeting, collect, meet, part
+from ttd.config import Config, UserError, is_main_process, run, write_json
+from ttd.redaction import redact
+
+Check = Literal[
+    "python",
+    "versions",
+    "torch",
+    "attention",
+    "xformers",
+    "torchvision",
+    "libraries",
+    "deepspeed",
+    "disk",
+    "shm",
+    "hub",
+    "shards",
+    "world",
+    "code",
+    "shared",
+    "all-reduce",
+]
+"""In the order in which they are printed; docs/doctor.md explains each."""
+ORDER = (*get_args(Check), "reports")
 
 
 class DoctorConfig(Config):
-    output_dir: Path | None = None
-    """Where to leave ``doctor.json``; None only prints."""
+    output_dir: Path = Path("runs/doctor")
+    """Where runs will be written: its disk is looked at, and ``doctor.json`` left there."""
+    shards: tuple[Path, ...] = ()
+    """Folders of shards (or their index.json) that every rank must be able to read."""
+    only: tuple[Check, ...] = ()
+    """Checks to make beside ``torch`` and ``world``; all where none is named. ``only=[shards,all-reduce]`` skips slow imports."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes there must be, nodes × GPUs; None: as many as the launcher says it started."""
+    min_disk_gb: float = Field(default=10.0, ge=0)
+    """Space for four states of SDXL's LoRA with bridge and encoder (206 million trained weights and their moments)."""
+    min_shm_gb: float = Field(default=1.0, ge=0)
+    """What NCCL's guide gives a container (--shm-size=1g)."""
+    min_bus_gb_s: float = Field(default=0.2, ge=0)
+    """Ethernet of 1 Gbit/s carries 0.12: ranks that reach less than this talk over the wrong network."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """How long ranks wait for each other, and how long a check may take; a full node imports torch for a minute."""
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _one_is_some(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
 
 
-def torch_state() -> str:
-    if not torch.cuda.is_available():
-        return f"{torch.__version__}, CPU only, {torch.get_num_threads()} threads"
-    names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return f"{torch.__version__}, CUDA {torch.version.cuda}: {names}"
+def asked(config: DoctorConfig) -> Sequence[str]:
+    return config.only or ORDER
 
 
-def attention_state() -> str:
-    """Kernels of ``scaled_dot_product_attention`` that run here on a small SDXL-like call."""
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    x = torch.randn(1, 2, 16, 64, device=device, dtype=dtype)
-    works = []
-    for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
-        try:
-            with sdpa_kernel(getattr(SDPBackend, name)), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # why a kernel was passed over
-                torch.nn.functional.scaled_dot_product_attention(x, x, x)
-            works.append(name.removesuffix("_ATTENTION").lower())
-        except RuntimeError:
-            continue
-    return f"sdpa on {device}: {', '.join(works)}"
+def local_checks(config: DoctorConfig, rank: int) -> dict[str, Callable[[], Finding]]:
+    """What every rank looks at by itself, beside torch; only what works without torch where it cannot be imported."""
+    checks: dict[str, Callable[[], Finding]] = {
+        "python": machine.python,
+        "versions": packages.versions,
+        "disk": lambda: machine.disk(config.output_dir, config.min_disk_gb),
+        "shm": lambda: machine.shared_memory(config.min_shm_gb),
+        "hub": packages.hub,
+    }
+    if "torch" in sys.modules:
+        checks |= {
+            "torchvision": packages.torchvision,
+            "libraries": packages.libraries,
+            "xformers": packages.xformers,
+            "attention": machine.attention,
+            "deepspeed": packages.deepspeed,
+        }
+        if config.shards:
+            checks["shards"] = lambda: shards.read_shards(config.shards, rank=rank, budget_s=config.timeout_s / 2)
+    return {name: check for name, check in checks.items() if name in asked(config)}
 
 
-def package_state(name: str, check: str | None = None) -> str:
-    """Version of a package and whether importing it (or its part ``check``) works."""
-    try:
-        number = version(name)
-    except PackageNotFoundError:
-        return "not installed"
-    try:
-        importlib.import_module(check or name)
-    except Exception as error:
-        return f"{number}, BROKEN: {type(error).__name__}: {str(error).splitlines()[0]}"
-    return number
+def world_checks(config: DoctorConfig, meeting: Meeting) -> dict[str, Callable[[], Finding]]:
+    """What the ranks of a launch do together."""
+    if meeting.store is None:
+        return {}
+    checks = {
+        "all-reduce": lambda: world.all_reduce(meeting, config.min_bus_gb_s),
+        "shared": lambda: world.shared_folder(meeting, config.output_dir),
+    }
+    return {name: check for name, check in checks.items() if name in asked(config)}
 
 
-def xformers_state() -> str:
-    logging.getLogger("xformers").setLevel(logging.CRITICAL)
-    state = package_state("xformers", "xformers.ops")
-    if "installed" in state or "BROKEN" in state:
-        return f"{state}; attention uses sdpa"
-    x = torch.randn(1, 16, 2, 64, device="cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        sys.modules["xformers.ops"].memory_efficient_attention(x, x, x)
-    except (NotImplementedError, RuntimeError):
-        return f"{state}, its kernels do not run here; attention uses sdpa"
-    return f"{state}, runs"
-
-
-def torchvision_state() -> str:
-    state = package_state("torchvision")
-    if "BROKEN" in state:
-        return f"{state}; uninstall it: diffusers, peft and transformers fail beside a broken one"
-    return state
-
-
-def world_state() -> str:
-    """Processes the launcher started and processes accelerate sees.
-
-    Raises:
-        UserError: they differ.
-    """
-    from ttd.engine.accelerator import make_accelerator
-
-    accelerator = make_accelerator()
-    started = os.environ.get("WORLD_SIZE", "1")
-    kind = accelerator.distributed_type.value
-    return f"{accelerator.num_processes} of {started} processes, {kind}, {accelerator.device}"
+def everything(config: DoctorConfig) -> tuple[list[RankReport], dict[str, Finding], Meeting]:
+    """The reports of all ranks (on rank 0), what only they show together, and the meeting."""
+    timeout_s = config.timeout_s
+    mine = {"torch": look(machine.torch_build, timeout_s)}
+    meeting = Meeting(0, 1, mine["torch"])
+    if "torch" in sys.modules:  # together first: a rank that hangs later keeps no other waiting
+        meeting = meet(config.processes, timeout_s)
+        mine["world"] = meeting.finding
+        if meeting.complete:
+            mine["world"] = look(lambda: world.join(meeting, timeout_s), 2 * timeout_s)
+            together = world_checks(config, meeting) if mine["world"].status == "ok" else {}
+            mine |= {name: look(check, 2 * timeout_s) for name, check in together.items()}
+    mine |= {name: look(check, timeout_s) for name, check in local_checks(config, meeting.rank).items()}
+    report = RankReport(meeting.rank, host_name(), {name: mine[name] for name in ORDER if name in mine})
+    if meeting.store is None:
+        return [report], {}, meeting
+    if "code" in asked(config):
+        with contextlib.suppress(TimeoutError, OSError):  # what hangs or is absent has its own line
+            report.facts.update(within(timeout_s, lambda: world.facts() | shards.fingerprints(config.shards)))
+    reports, silent = collect(meeting, report, 3 * timeout_s)
+    compared = {"code": world.agreement(reports, meeting.world)} if "code" in asked(config) else {}
+    return reports, compared | ({"reports": silent} if silent else {}), meeting
 
 
 def main(config: DoctorConfig) -> None:
-    found = {"world": world_state()}
-    if int(os.environ.get("RANK", "0")):
-        return
-    found |= {
-        "python": sys.version.split()[0],
-        "torch": torch_state(),
-        "attention": attention_state(),
-        "xformers": xformers_state(),
-        "torchvision": torchvision_state(),
-    }
-    found |= {
-        name: package_state(name) for name in ("accelerate", "deepspeed", "diffusers", "transformers", "peft", "mne")
-    }
-    for name, state in found.items():
-        print(f"{name:12s} {state}")
-    if config.output_dir:
-        write_json(config.output_dir / "doctor.json", found)
+    reports, compared, meeting = everything(config)
+    lines = combine(reports, meeting.world) | {name: [finding] for name, finding in compared.items()}
+    lines = {name: lines[name] for name in ORDER if name in lines}
+    found = [finding for some in lines.values() for finding in some]
+    status = worst(found)
+    if is_main_process():
+        print(redact(table(lines)), flush=True)
+        content = {
+            "status": status,
+            "world": meeting.world,
+            "findings": {name: [asdict(finding) for finding in some] for name, some in lines.items()},
+            "ranks": [asdict(report) for report in reports],
+        }
+        write_json(config.output_dir / "doctor.json", redact(content))
+    elif 0 not in meeting.hosts:
+        print(redact(f"rank {meeting.rank} on {host_name()}: {meeting.finding.text}"), file=sys.stderr, flush=True)
+    decided = part(meeting, status, 4 * config.timeout_s)
+    if not decided:
+        raise UserError(f"rank 0 ended, or did not answer within {4 * config.timeout_s:g} s")
+    if decided == "problem":
+        wrong = [name for name, some in lines.items() if worst(some) == "problem"]
+        raise UserError(f"{', '.join(wrong)}: see above; all is in {config.output_dir / 'doctor.json'}")
+    world.leave()
 
 
 if __name__ == "__main__":
