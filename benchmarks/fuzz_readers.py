@@ -138,6 +138,14 @@ def make_brainvision(folder: Path) -> Path:
     return folder / "a.vhdr"
 
 
+def make_brainvision_part(suffix: str) -> Callable[[Path], Path]:
+    return lambda folder: make_brainvision(folder).with_suffix(suffix)
+
+
+def read_brainvision(path: Path) -> Result:
+    return read_recording(path.with_suffix(".vhdr"))
+
+
 def make_bdf(folder: Path) -> Path:
     """The same signals and stamps as 24-bit BDF+."""
     edf = make_edf(folder).read_bytes()
@@ -216,6 +224,28 @@ def read_shards(path: Path) -> Result:
     return ([eeg.shape for eeg in found], index.keys, index.ch_names, index.sfreq, index.tmin), digest(*found)
 
 
+# ------------------------------------------------------------------------------------------------------- our exports
+
+
+def make_encoder(folder: Path, name: str) -> Path:
+    from ttd.encoders import build_encoder, save_encoder
+    from ttd.encoders.nice import NiceConfig
+
+    config = NiceConfig(n_filters=4, embed_dim=8)
+    save_encoder(folder / "encoder", build_encoder(config, n_times=100, sfreq=100.0, ch_names=["Fz", "Cz", "Pz"]))
+    return folder / "encoder" / name
+
+
+def read_encoder(path: Path) -> Result:
+    from ttd.encoders import load_encoder
+
+    encoder = load_encoder(path.parent)
+    weights = encoder.state_dict()
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in weights.items()]
+    facts = encoder.ch_names, encoder.sfreq, encoder.n_times, encoder.config
+    return (shapes, facts), digest(*(tensor.numpy() for tensor in weights.values()))
+
+
 FORMATS = {
     "npy dict": Format(make_npy, read_stored),
     "pickle npy": Format(make_pickle, read_stored),
@@ -226,8 +256,12 @@ FORMATS = {
     "eeglab": Format(make_set, read_recording),
     "eeglab with fdt": Format(make_set_and_fdt, read_recording),
     "brainvision header": Format(make_brainvision, read_recording),
+    "brainvision markers": Format(make_brainvision_part(".vmrk"), read_brainvision),
+    "brainvision samples": Format(make_brainvision_part(".eeg"), read_brainvision),
     "index.json": Format(lambda folder: make_shards(folder, "index.json"), read_shards),
     "index.npz": Format(lambda folder: make_shards(folder, "index.npz"), read_shards),
+    "encoder weights": Format(lambda folder: make_encoder(folder, "model.safetensors"), read_encoder),
+    "encoder config": Format(lambda folder: make_encoder(folder, "config.json"), read_encoder),
     "tar": Format(lambda folder: make_shards(folder, "000000.tar"), read_shards),
 }
 

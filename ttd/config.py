@@ -33,7 +33,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ttd.explain import describe_fields as describe_fields
 from ttd.explain import explain as explain
-from ttd.redaction import redact
+from ttd.floors import too_old
+from ttd.redaction import redact, redact_tracebacks
 
 DONE, BAD_INPUT, FAILED_ITEMS, STOPPED = 0, 2, 3, 75
 
@@ -303,6 +304,7 @@ def run(
     ``check(config)`` must not start a process group nor write anything: it lists all problems and the costs.
     The run folder is ``config.output_dir``.
     """
+    redact_tracebacks()
     start, config, message, status, started = time.monotonic(), None, "", DONE, False
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if is_main_process() else (lambda text: None)
     try:
@@ -317,8 +319,11 @@ def run(
                 if is_main_process():
                     print(to_yaml(config), end="")
                 sys.exit(DONE)
+            old = [f"{what}; {remedy}" for what, remedy in too_old()]
+            if old:
+                raise UserError("\n".join(old))
             plan = check(config) if check else Plan()
-            problems = blocked(getattr(config, "output_dir", Path())) + plan.problems
+            problems = blocked(getattr(config, "output_dir", None) or Path()) + plan.problems
             if problems:
                 raise UserError("\n".join(problems))
             for note in plan.notes:

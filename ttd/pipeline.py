@@ -40,6 +40,7 @@ from ttd.experiments.pipeline import ExportFacts, read_export_facts, write_expor
 from ttd.objectives.contrastive import Aligned, save_aligned
 from ttd.objectives.finetuned import load_finetuned
 from ttd.seeding import key
+from ttd.untrusted.weights import split_name
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class EEGToImagePipeline(DiffusionPipeline):
 
         Args:
             export: the folder.
-            base: folder or downloaded repository of the base, where it is no longer at the place that the run named.
+            base: folder of the base or downloaded repository at its commit, ``owner/name@commit``, where it is no longer at the
+                place that the run named.
 
         Raises:
             UserError: something is missing, damaged, or does not belong together.
@@ -107,7 +109,8 @@ class EEGToImagePipeline(DiffusionPipeline):
         _check_belonging(folder, facts)
         place = facts.base
         if base is not None:
-            place = place.model_copy(update={"path": os.fspath(base), "revision": None})
+            name, commit = split_name(os.fspath(base))
+            place = place.model_copy(update={"path": name, "revision": commit})
         missing = find_missing(place)
         if missing:
             advice = "" if base is not None else f" ({folder / 'pipeline.json'} names it; elsewhere? pass base=)"

@@ -21,6 +21,7 @@ from ttd.simulation import base_report, tiny_clip, tiny_unet, tiny_vae
 from ttd.simulation.base_data import pictures
 from ttd.simulation.fit import fit
 from ttd.simulation.judge import Judge, JudgeLoss, save_judge
+from ttd.untrusted.weights import write_sums
 
 STAGES = ("vae", "clip", "judge", "unet", "report")
 
@@ -52,12 +53,14 @@ def main(config: TrainBaseConfig) -> None:
         vae.register_to_config(scaling_factor=round(tiny_vae.latent_scale(vae, base.images(range(1000))), 4))
         tiny_vae.narrow_posterior(vae)
         base_report.save_half(vae, export / "vae")
+        write_sums(export)
     if "clip" in config.stages:
         tokenizer = tiny_clip.make_tokenizer()
         clip = tiny_clip.ClipWithHeads(tiny_clip.make_clip(tokenizer))
         clip_loss = tiny_clip.ClipLoss(clip, tokenizer, [base, study], batch_size=config.clip.batch_size, seed=seed)
         fit("clip", clip, clip_loss, config.clip, folder, log=log)
         tiny_clip.save_clip(export / "clip", clip, tokenizer)
+        write_sums(export)
     if "judge" in config.stages:
         vae, judge = base_report.load_vae(export / "vae"), Judge()
         judge_loss = JudgeLoss(
@@ -69,6 +72,7 @@ def main(config: TrainBaseConfig) -> None:
         )
         fit("judge", judge, judge_loss, config.judge, folder, log=log)
         save_judge(export / "judge", judge)
+        write_sums(export)
     if "unet" in config.stages:
         vae, tokenizer = base_report.load_vae(export / "vae"), tiny_clip.load_clip(export / "clip")[1]
         latents = base_report.encode(vae, base)
@@ -78,6 +82,7 @@ def main(config: TrainBaseConfig) -> None:
         )
         fit("unet", model, unet_loss, config.unet, folder, log=log)
         base_report.save_pipeline(export, model, vae, tokenizer)
+        write_sums(export)
     if "report" in config.stages:
         base_report.report(config, Path(export), log=log)
 

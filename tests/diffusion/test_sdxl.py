@@ -8,6 +8,8 @@ import torch
 from ttd.config import UserError
 from ttd.diffusion.sdxl import BaseConfig, find_missing, load_base, time_ids
 
+COMMIT = "462165984030d82259a11f4367a4eed129e94a7b"
+
 
 def test_the_signal_factor_of_training_noise_falls_with_t(random_base):
     scheduler = random_base().noise_scheduler
@@ -32,12 +34,12 @@ def test_the_vae_stays_out_unless_asked_for(base_folder):
 
 def test_a_base_that_is_not_here_is_answered_with_the_download_command(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    config = BaseConfig(path="stabilityai/stable-diffusion-xl-base-1.0", revision="4621659", variant="fp16")
+    config = BaseConfig(path="stabilityai/stable-diffusion-xl-base-1.0", revision=COMMIT, variant="fp16")
     message = find_missing(config)
     assert "neither a folder here nor in the Hugging Face cache" in message
     assert "hf download stabilityai/stable-diffusion-xl-base-1.0 " in message
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in message
-    assert "--revision 4621659" in message
+    assert f"--revision {COMMIT}" in message
     assert "\n" not in message
     with pytest.raises(UserError, match="hf download"):
         load_base(config)

@@ -163,7 +163,7 @@ def test_from_shards_to_a_run_to_pictures_and_the_ledger(place):
     assert names == {
         "README.md", "encoder/config.json", "encoder/model.safetensors", "clip_head/config.json",
         "clip_head/model.safetensors", "bridge/config.json", "bridge/model.safetensors",
-        "unet_lora/pytorch_lora_weights.safetensors", "pipeline.json",
+        "unet_lora/pytorch_lora_weights.safetensors", "pipeline.json", "SHA256SUMS",
     }  # fmt: skip
     card = ModelCard((export / "README.md").read_text())
     assert (card.data.license, card.data.library_name) == ("other", "diffusers")

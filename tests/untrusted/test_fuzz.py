@@ -21,7 +21,7 @@ def test_no_damaged_file_is_read_with_other_shapes(tmp_path, name, caplog):
     outcomes = {outcome: len(cases) for outcome, cases in fuzz.run(name, 200, tmp_path).items()}
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert set(outcomes) <= {"refused", "equal", "other values"}, outcomes
-    assert outcomes["refused"] > 100
+    assert outcomes["refused"] > 60
     assert sum(outcomes.values()) == 200
     assert after.ru_maxrss - before.ru_maxrss < 200_000
     if name in ("pth", "index.npz", "tar"):  # checksums: damage that is not refused lies outside the values

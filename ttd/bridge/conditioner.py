@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -174,7 +175,14 @@ def load_bridge(folder: Path) -> Bridge:
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: holds no bridge; give the run folder of a finished fine-tuning")
-    facts = json.loads((folder / "config.json").read_text())
+    try:
+        facts = json.loads((folder / "config.json").read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{folder / 'config.json'}: damaged ({error}); export the run again") from error
     bridge = Bridge(BridgeConfig.model_validate(facts.pop("bridge")), **facts)
-    load_strictly(bridge, load_file(folder / "model.safetensors"), source=str(folder))
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / 'model.safetensors'}: cannot be read ({error}); export the run again") from error
+    load_strictly(bridge, weights, source=str(folder))
     return bridge

@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from ttd.config import Config, UserError
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def load_lora(unet: UNet2DConditionModel, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # peft's word for layers that the file says nothing about
             unet.load_lora_adapter(str(folder), weight_name=FILE, prefix="unet")
-    except (RuntimeError, RuntimeWarning, ValueError) as error:
+    except (RuntimeError, RuntimeWarning, ValueError, SafetensorError) as error:
         raise UserError(f"{folder}: these adapters do not fit the base's UNet: {str(error)[:400]}") from error
     if not getattr(unet, "peft_config", None):
         raise UserError(f"{folder / FILE}: holds no adapters for a UNet")

@@ -10,10 +10,8 @@ Shapes: B batch, h, w latent height and width, H, W image height and width.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from ttd.config import Config, UserError
 from ttd.diffusion.attention import Attention
+from ttd.untrusted.weights import find_tampered, sha256_of, unpinned
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -34,7 +33,7 @@ class BaseConfig(Config):
     path: str = "weights/tiny"
     """A folder in the format of diffusers, or a repository that was downloaded before (``hf download``)."""
     revision: str | None = None
-    """Commit of the repository; pinned, so that an experiment names one base."""
+    """Commit of the repository (40 hex digits), which a repository must have: its files may change, a commit's do not."""
     sha256: dict[str, str] = Field(default_factory=dict)
     """Hash of each weight file by its path in the base. Given, all are compared, and a base of other bytes is refused."""
     variant: str | None = None
@@ -139,7 +138,7 @@ def find_missing(config: BaseConfig) -> str | None:
     if folder is not None:
         absent = [name for name in files if not (folder / name).is_file()]
         if not absent:
-            return find_changed(config)
+            return _find_unpinned(config, folder) or find_changed(config)
         files, what = absent, f"{folder} lacks {', '.join(absent)}"
     else:
         what = f"{config.path!r} is neither a folder here nor in the Hugging Face cache"
@@ -155,13 +154,23 @@ def measured_hashes(config: BaseConfig) -> dict[str, str]:
     folder = find_folder(config)
     assert folder is not None
     files = {name: folder / name for name in weight_files(config) if name.endswith(".safetensors")}
-    return {name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
+    return {name: sha256_of(path) for name, path in files.items()}
+
+
+def _find_unpinned(config: BaseConfig, folder: Path) -> str | None:
+    problem = None if Path(config.path).is_dir() else unpinned(config.path, config.revision, folder)
+    return problem and f"base.revision: {problem}"
 
 
 def find_changed(config: BaseConfig) -> str | None:
-    """One sentence that names the weight files which are not those of ``config.sha256``, or None."""
-    if not config.sha256:
-        return None
+    """One sentence that names the weight files which are not those of ``config.sha256``, of the folder's own list of hashes or of
+    the cache, or None."""
+    folder = find_folder(config)
+    assert folder is not None
+    weights = [folder / name for name in weight_files(config) if name.endswith(".safetensors")]
+    tampered = find_tampered(folder, weights)
+    if tampered or not config.sha256:
+        return tampered and f"base.path: {tampered}"
     found, pinned = measured_hashes(config), config.sha256
     unpinned = [name for name in found if name not in pinned]
     if unpinned:
@@ -173,13 +182,6 @@ def find_changed(config: BaseConfig) -> str | None:
         f"base.sha256: {config.path} has other weights than the ones named: {'; '.join(wrong)}. Take the base that is meant "
         "(download it again?), or give another one its own hashes"
     )
-
-
-@lru_cache
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    """The hash of a file of 5 GB takes seconds: once per process, as long as size and time of change stay."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_unet_config(config: BaseConfig) -> dict[str, Any]:

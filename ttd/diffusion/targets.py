@@ -24,6 +24,7 @@ from torch import Tensor
 from ttd.config import UserError
 from ttd.diffusion.sdxl import BaseConfig, find_folder
 from ttd.untrusted.pictures import decode_picture
+from ttd.untrusted.weights import find_tampered, split_name, unpinned
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -145,13 +146,23 @@ def size_ids(height: int, width: int, size: int) -> tuple[int, ...]:
 
 
 def find_missing(path: str, part: str = "") -> str | None:
-    """One sentence if a folder or downloaded repository does not hold a model (in ``part`` of it), else None."""
-    folder = find_folder(BaseConfig(path=path))
+    """One sentence if ``path`` does not hold a model (in ``part`` of it), or holds weights that are not what they should be.
+
+    A path is a folder, or a downloaded repository at its commit: ``owner/name@commit``. None where all is well.
+    """
+    folder, (name, commit) = _find(path), split_name(path)
     if folder is None:
-        return f"{path!r} is neither a folder here nor in the Hugging Face cache; download it with: hf download {path}"
-    if (folder / part / "config.json").is_file() and list((folder / part).glob("*.safetensors")):
-        return None
-    return f"{folder / part} lacks config.json or *.safetensors; give a folder that save_pretrained wrote"
+        revision = f" --revision {commit}" if commit else ""
+        return f"{path!r} is neither a folder here nor in the Hugging Face cache; download it with: hf download {name}{revision}"
+    if not (folder / part / "config.json").is_file() or not list((folder / part).glob("*.safetensors")):
+        return f"{folder / part} lacks config.json or *.safetensors; give a folder that save_pretrained wrote"
+    loose = None if Path(path).is_dir() else unpinned(name, commit, folder)
+    return f"{loose}: write {name}@{folder.name}" if loose else find_tampered(folder / part)
+
+
+def _find(path: str) -> Path | None:
+    name, commit = (path, None) if Path(path).is_dir() else split_name(path)
+    return find_folder(BaseConfig(path=name, revision=commit))
 
 
 def identity(path: str, part: str = "") -> str:
@@ -177,7 +188,7 @@ def model_folder(path: str, part: str = "") -> Path:
         UserError: it does not.
     """
     missing = find_missing(path, part)
-    folder = find_folder(BaseConfig(path=path))
+    folder = _find(path)
     if missing or folder is None:
         raise UserError(missing)
     return folder / part

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ttd.config import UserError
-from ttd.diffusion.sdxl import BaseConfig, find_folder
+from ttd.diffusion.targets import model_folder
 
 
 class TextTargets:
@@ -27,9 +27,8 @@ class TextTargets:
         from diffusers import StableDiffusionXLPipeline
         from diffusers.utils import logging
 
-        folder = find_folder(BaseConfig(path=path))
-        if folder is None:
-            raise UserError(f"base={path}: not here; download it with: hf download {path}")
+        model_folder(path, "text_encoder")  # both are there and what they should be
+        folder = model_folder(path, "text_encoder_2").parent
         logging.disable_progress_bar()
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(
             folder, unet=None, vae=None, torch_dtype=torch.float32, add_watermarker=False, use_safetensors=True

@@ -19,13 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ttd.config import UserError, explain, write_json
+from ttd.config import UserError, explain, fingerprint, write_json
 from ttd.encoders.base import Encoder, inverse_square_root, load_strictly
 from ttd.encoders.build import config_class, construct
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+WHOLE = {"format", "encoder", "n_times", "sfreq", "ch_names", "transfer"}
+"""What ``config.json`` holds beside its own hash, which older ones have not."""
 
 
 def save_encoder(folder: Path, encoder: Encoder) -> None:
@@ -34,24 +36,22 @@ def save_encoder(folder: Path, encoder: Encoder) -> None:
     save_file(
         {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}, folder / "model.safetensors"
     )
-    write_json(
-        folder / "config.json",
-        {
-            "format": FORMAT,
-            "encoder": encoder.config.model_dump(mode="json"),
-            "n_times": encoder.n_times,
-            "sfreq": encoder.sfreq,
-            "ch_names": encoder.ch_names,
-            "transfer": encoder.transfer,
-        },
-    )
+    facts = {
+        "format": FORMAT,
+        "encoder": encoder.config.model_dump(mode="json"),
+        "n_times": encoder.n_times,
+        "sfreq": encoder.sfreq,
+        "ch_names": encoder.ch_names,
+        "transfer": encoder.transfer,
+    }
+    write_json(folder / "config.json", facts | {"sha256": fingerprint(facts, 64)})
 
 
 def read_encoder_facts(folder: Path) -> dict[str, Any]:
     """What ``config.json`` of an exported encoder says, without loading weights.
 
     Raises:
-        UserError: no exported encoder there, or one of another format.
+        UserError: no exported encoder there, a damaged one, or one of another format.
     """
     path = folder / "config.json"
     if not path.is_file() or not (folder / "model.safetensors").is_file():
@@ -59,11 +59,15 @@ def read_encoder_facts(folder: Path) -> dict[str, Any]:
             f"{folder}: no exported encoder (config.json and model.safetensors); "
             "give the export/encoder folder of a run"
         )
-    facts = json.loads(path.read_text())
-    if facts.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: encoder format {facts.get('format')!r} is not {FORMAT}; export it again with this version"
-        )
+    try:
+        facts = json.loads(path.read_bytes())
+        number, stated = facts.get("format"), facts.pop("sha256", None)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); export the encoder again") from error
+    if number != FORMAT:
+        raise UserError(f"{path}: encoder format {number!r} is not {FORMAT}; export it again with this version")
+    if facts.keys() != WHOLE or stated not in (None, fingerprint(facts, 64)):
+        raise UserError(f"{path}: damaged (its content differs from its own sha256); export the encoder again")
     return facts
 
 

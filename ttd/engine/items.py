@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from ttd.config import Config, StoppedError, fingerprint, write_json
 from ttd.engine.stopping import StopRequest
 from ttd.engine.tracking import progress, talk
+from ttd.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -194,8 +195,8 @@ class Todo:
                 return 0
             log.warning("%s failed: %s: %s", batch[0].key, type(error).__name__, error)
             folders[0].mkdir(exist_ok=True)
-            trace = traceback.format_exc()
-            self._commit(batch[0], folders[0], status="failed", error=f"{type(error).__name__}: {error}", trace=trace)
+            facts = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+            self._commit(batch[0], folders[0], status="failed", **redact(facts))
             return 0
         finally:
             for path in folders:

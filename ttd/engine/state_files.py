@@ -173,7 +173,7 @@ def damage(folder: Path) -> str | None:
         for name, facts in content["files"].items():
             if (folder / name).stat().st_size != facts["bytes"] or _sha256(folder / name) != facts["sha256"]:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"unreadable ({error})"
     return None
 

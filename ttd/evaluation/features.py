@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ttd.config import FailedItemsError
-from ttd.diffusion.targets import ClipTargets
+from ttd.diffusion.targets import ClipTargets, model_folder
 from ttd.engine.accelerator import TTDAccelerator
 from ttd.engine.items import Item, ItemsConfig, run_items
 from ttd.experiments.eval import EvalConfig
@@ -43,7 +43,8 @@ class Features:
         """
         if not paths:
             return
-        networks = [folder for folder in (self.config.pictures.clip, self.config.pictures.judge) if folder is not None]
+        clip, judge = model_folder(str(self.config.pictures.clip)), self.config.pictures.judge
+        networks = [clip] if judge is None else [clip, judge]
         identities = [content_hash(networks), *(look.identity for look in self.extractors.values())]
         self.sha256 = {path: sha256(path.read_bytes()).hexdigest() for path in dict.fromkeys(paths)}
         files = {sha: path for path, sha in self.sha256.items()}

@@ -12,6 +12,7 @@ from ttd.data.eeg_reader import EEGFacts
 from ttd.data.index import ShardIndex
 from ttd.data.whitening import SubjectNormaliser, normaliser_of
 from ttd.diffusion.sdxl import BaseConfig
+from ttd.untrusted.weights import write_sums
 
 FORMAT = 1
 FILE = "pipeline.json"
@@ -32,11 +33,12 @@ class ExportFacts(Config):
 
 
 def write_export_facts(folder: Path, facts: ExportFacts, normaliser: SubjectNormaliser | None) -> None:
-    """Write ``pipeline.json``, and the whitening of each subject where there is one, into ``folder``."""
+    """Write ``pipeline.json``, the whitening of each subject where there is one, and the hashes of all weights in ``folder``."""
     if normaliser is not None:
         normaliser.save(folder / NORMALISER)
     content = {"format": FORMAT, **facts.model_dump(mode="json")}
     write_json(folder / FILE, content | {"sha256": fingerprint(content, 64)})
+    write_sums(folder)
 
 
 def describe_export(folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex, picture_size: int) -> None:

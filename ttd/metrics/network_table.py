@@ -44,7 +44,7 @@ class Network:
     file: str
     """The weights, in a folder or in torch hub's cache."""
     source: str
-    """Their address, or the repository on Hugging Face whose model.safetensors they are."""
+    """Their address, or the repository on Hugging Face, with its commit, whose model.safetensors they are."""
     size: int | None
     """Height and width of the network's input; None: it resizes bytes itself."""
     first_size: int | None = 256
@@ -53,6 +53,8 @@ class Network:
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     may_lack: tuple[str, ...] = ()
     """Beginnings of weights that the file need not have, because the layer does not depend on them."""
+    sha256: str | None = None
+    """Of the file, or None: torchvision's file names end in its first digits; of SwAV's none is published."""
     ignored: tuple[str, ...] = ()
     """Beginnings of weights in the file that the network has not."""
 
@@ -105,6 +107,7 @@ def build_lpips() -> Any:
     return _extra("lpips").LPIPS(net="alex", pnet_rand=True, verbose=False)
 
 
+CLIP_COMMIT = "32bd64288804d66eefd0ccbe215aa642df71cc41"
 _PYTORCH = "https://download.pytorch.org/models/"
 _ALEXNET: dict[str, Any] = {
     "build": partial(_torchvision, "alexnet"), "score": "two-way", "size": 256,
@@ -122,7 +125,8 @@ NETWORKS = {
     ),
     "clip": Network(
         title="CLIP ViT-L/14", layer="visual_projection", score="two-way", size=224, normalisation=OPENAI, build=_clip,
-        file="clip-vit-large-patch14/model.safetensors", source="openai/clip-vit-large-patch14",
+        file="clip-vit-large-patch14/model.safetensors", source=f"openai/clip-vit-large-patch14@{CLIP_COMMIT}",
+        sha256="a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
         ignored=("text_model.", "text_projection.", "logit_scale", "vision_model.embeddings.position_ids"),
     ),
     "efficientnet": Network(

@@ -8,9 +8,9 @@ Shapes: N pictures of height and width H, F features.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ttd.config import UserError
 from ttd.metrics.network_table import NETWORKS, Network, build_lpips
 from ttd.metrics.pixel import resize
+from ttd.untrusted.weights import sha256_of, split_name
 
 
 class FeatureExtractor:
@@ -119,7 +120,8 @@ def find_weights(network: Network, folder: Path | None = None) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(network.source, "model.safetensors")
+    repository, commit = split_name(network.source)
+    cached = try_to_load_from_cache(repository, "model.safetensors", revision=commit)
     return Path(cached) if isinstance(cached, str) else None
 
 
@@ -131,7 +133,8 @@ def find_missing(name: str, folder: Path | None = None) -> str | None:
     path = (folder or _hub()) / network.file
     command = f"curl -L --create-dirs -o {path} {network.source}"
     if not network.source.startswith("https://"):
-        command = f"hf download {network.source} model.safetensors --local-dir {path.parent}"
+        repository, commit = split_name(network.source)
+        command = f"hf download {repository} model.safetensors --local-dir {path.parent} --revision {commit}"
     return f"{network.title}: weights {path} are not there, nor in a cache; download them with: {command}"
 
 
@@ -167,15 +170,22 @@ def load_lpips(
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors or from torch's format, without running what is in it."""
+    """A state dict from .safetensors or from torch's format, without running what is in it.
+
+    Raises:
+        UserError: the file is damaged, or holds other than tensors.
+    """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    return {
-        key.removeprefix("module."): value  # SwAV was saved from DistributedDataParallel
-        for key, value in torch.load(path, map_location="cpu", weights_only=True).items()
-    }
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: refused, nothing was run: {reason}; download it again") from error
+    # SwAV was saved from DistributedDataParallel
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def load_weights(model: nn.Module, network: Network, path: Path) -> None:
@@ -196,12 +206,13 @@ def load_weights(model: nn.Module, network: Network, path: Path) -> None:
 
 
 def _found(name: str, folder: Path | None) -> tuple[Path, str]:
-    """Path and hash of a network's weights; torchvision's file names end in the first digits of that hash."""
+    """Path and hash of a network's weights; the hash, or its first digits in a file's name, is known beforehand."""
     path = find_weights(NETWORKS[name], folder)
     if path is None:
         raise UserError(find_missing(name, folder))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest, network = sha256_of(path), NETWORKS[name]
+    if network.sha256 is not None and digest != network.sha256:
+        raise UserError(f"{path}: has sha256 {digest}, {network.title}'s is {network.sha256}; download it again")
     stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     if stated and not digest.startswith(stated[1]):
         raise UserError(f"{path}: damaged, its sha256 begins with {digest[:8]}; remove it and download it again")

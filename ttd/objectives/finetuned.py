@@ -10,6 +10,7 @@ from ttd.config import UserError
 from ttd.diffusion.lora import load_lora
 from ttd.diffusion.sdxl import Base
 from ttd.objectives.contrastive import Aligned, load_aligned
+from ttd.untrusted.weights import find_tampered
 
 
 class Finetuned(NamedTuple):
@@ -24,8 +25,11 @@ def load_finetuned(export: Path, base: Base) -> Finetuned:
     """Read an ``export`` folder in evaluation mode; its adapters go onto the base's UNet.
 
     Raises:
-        UserError: something of the export is missing, or it was trained for a base of other widths.
+        UserError: something of the export is missing or not what was exported, or it was trained for a base of other widths.
     """
+    tampered = find_tampered(export)
+    if tampered:
+        raise UserError(tampered)
     aligned, bridge = load_aligned(export), load_bridge(export / "bridge")
     for name in ("context_dim", "pooled_dim"):
         if bridge.dims[name] != getattr(base, name):

@@ -36,12 +36,17 @@ def save_half(model: ModelMixin, folder: Path) -> None:
 
 def load_vae(folder: Path) -> AutoencoderKL:
     """The VAE in float32, frozen."""
-    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+    return (
+        AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def load_text_encoder_2(folder: Path) -> CLIPTextModelWithProjection:
     """The text tower of the tiny CLIP, frozen."""
-    return CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+    model = CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -77,7 +82,9 @@ def save_pipeline(folder: Path, model: TextToLatents, vae: AutoencoderKL, tokeni
 
 def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     """The tiny SDXL in float32."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32, add_watermarker=False)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, add_watermarker=False, use_safetensors=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

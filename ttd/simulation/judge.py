@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ttd.config import UserError
 from ttd.seeding import numpy_rng, torch_rng
 from ttd.simulation.base_data import VOCABULARY, Pictures
+from ttd.untrusted.weights import find_tampered
 
 WIDTHS = (24, 48, 96, 128)
 
@@ -95,10 +96,13 @@ def load_judge(folder: Path) -> Judge:
     """The judge in float32, frozen.
 
     Raises:
-        UserError: the folder holds no judge.
+        UserError: the folder holds no judge, or another one than its list of hashes says.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no judge here (config.json is missing); train one with python ttd/train_base.py")
+    tampered = find_tampered(folder)
+    if tampered:
+        raise UserError(tampered)
     judge = Judge(tuple(json.loads((folder / "config.json").read_text())["widths"]))
     judge.load_state_dict({k: v.float() for k, v in load_file(str(folder / "model.safetensors")).items()})
     return judge.eval().requires_grad_(False)

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from ttd.config import UserError
 from ttd.seeding import numpy_rng, torch_rng
 from ttd.simulation.base_data import VOCABULARY, Pictures
+from ttd.untrusted.weights import find_tampered
 
 MAX_LENGTH = 24
 EMBED_DIM = 64
@@ -146,7 +148,14 @@ def save_clip(folder: Path, model: ClipWithHeads, tokenizer: CLIPTokenizer) -> N
 
 
 def load_clip(folder: Path) -> tuple[ClipWithHeads, CLIPTokenizer]:
-    """The CLIP with its heads in float32, ready to embed and to name."""
-    model = ClipWithHeads(CLIPModel.from_pretrained(folder, dtype=torch.float32))
+    """The CLIP with its heads in float32, ready to embed and to name.
+
+    Raises:
+        UserError: its weights are not those of its list of hashes.
+    """
+    tampered = find_tampered(folder)
+    if tampered:
+        raise UserError(tampered)
+    model = ClipWithHeads(CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True))
     model.heads.load_state_dict({k: v.float() for k, v in load_file(str(folder / "heads.safetensors")).items()})
     return model.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(folder)
