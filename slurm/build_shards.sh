@@ -1,11 +1,11 @@
 #!/bin/bash
-# Build the shards of a study: an array over its subjects, no GPU. Each task builds one subject in OUT_DIR/.subjects/SUBJECT; a job
+# Build the shards of a study: an array over its subjects, no GPU. Each task builds one subject in OUT_DIR.subjects/SUBJECT; a job
 # that waits for the array merges them (slurm/pipeline.sh does so):
 #
 #   mkdir -p slurm-logs
 #   sbatch --array=0-9 [--account=... --partition=...] slurm/build_shards.sh build_paired OUT_DIR "01 02 03 04 05 06 07 08 09 10" \
 #     --config configs/shards/X.yaml [key.path=value ...]
-#   sbatch --dependency=afterok:JOB slurm/command.sh shards/merge.py "inputs=OUT_DIR/.subjects" output_dir=OUT_DIR
+#   sbatch --dependency=afterok:JOB slurm/command.sh shards/merge.py inputs=OUT_DIR.subjects output_dir=OUT_DIR
 #
 # A task that failed is submitted again alone: sbatch --array=3 ... with the same words. What is built already is found and kept.
 # A task that is stopped or preempted begins its subject anew. Site settings: see slurm/env.sh.
@@ -32,4 +32,8 @@ if [ -z "$subject" ]; then
 fi
 ttd_header
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-ttd_python "shards/$entry.py" "$@" "study.subjects=[\"$subject\"]" "output_dir=$out_dir/.subjects/$subject"
+if [ -f "$out_dir/build.json" ]; then
+  echo "$out_dir: merged already"
+  exit 0
+fi
+ttd_python "shards/$entry.py" "$@" "only_subjects=[\"$subject\"]" "output_dir=$out_dir.subjects/$subject"

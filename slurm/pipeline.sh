@@ -34,7 +34,7 @@ shards() {
   last=$(wc -w <<<"$SUBJECTS")
   options[$name]="${options[$name]:-} --array=0-$((last - 1))"
   submit "" "$name" build_shards "$entry" "$out_dir" "$SUBJECTS" "$@"
-  submit "$job" merge command shards/merge.py "inputs=$out_dir/.subjects" "output_dir=$out_dir"
+  submit "$job" merge command shards/merge.py "inputs=$out_dir.subjects" "output_dir=$out_dir"
 }
 
 ready=() # what alignment waits for

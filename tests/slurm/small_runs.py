@@ -16,10 +16,10 @@ from ttd.engine.tracking import read_log
 ROOT = Path(__file__).parents[2]
 NAMES = ["O1", "Oz", "O2", "Pz"]
 MODEL = [
-    "encoder.embed_dim=16", "encoder.depth=1", "encoder.n_heads=2", "encoder.whiten=false", "encoder.stem_dropout=0", "encoder.dropout=0",
-    "objective.masking.span=16", "objective.decoder.width=16", "objective.decoder.depth=1", "objective.decoder.n_heads=2",
-    "objective.decoder.dropout=0", "global_batch_size=8", "optim.warmup_steps=2", "train.log_every=1",
-    "report.n_wiener=2",
+    "encoder.embed_dim=16", "encoder.depth=1", "encoder.n_heads=2", "encoder.whiten=false", "encoder.stem_dropout=0",
+    "encoder.dropout=0", "objective.masking.span=16", "objective.decoder.width=16", "objective.decoder.depth=1",
+    "objective.decoder.n_heads=2", "objective.decoder.dropout=0", "global_batch_size=8", "optim.warmup_steps=2",
+    "train.log_every=1", "report.n_wiener=2",
 ]  # fmt: skip
 
 
