@@ -5,6 +5,7 @@ Losses are compared with the same run without Slurm. Every wait has a deadline.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -91,6 +92,16 @@ def test_two_nodes_are_one_world_and_train_as_without_slurm(submit, words, tmp_p
     ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "straight")
     assert len(ours) == 6, nodes
     assert ours == pytest.approx(theirs, abs=1e-6, rel=0)
+
+
+def test_the_doctor_sees_all_ranks_of_both_nodes(submit, words, tmp_path):
+    shards = words[0].partition("=")[2]
+    job = submit(*TWO_NODES, "slurm/doctor.sh", str(tmp_path / "doctor"), f"shards=[{shards}]")
+    submit.wait(job)
+    found = json.loads((tmp_path / "doctor/doctor.json").read_text())
+    assert found["world"] == 4, submit.log(job)
+    lines = {name: some[0]["status"] for name, some in found["findings"].items()}
+    assert {lines[name] for name in ("world", "shards", "code", "shared")} == {"ok"}, submit.log(job)
 
 
 def test_bad_input_ends_the_job_with_its_message_and_is_not_queued_again(submit, words, tmp_path):
