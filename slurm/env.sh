@@ -53,6 +53,7 @@ ttd_header() {
 # give a job of --nodes=1-2 one node where it could have two.
 read -ra ttd_srun <<<"$TTD_SRUN_ARGS"
 ttd_srun=(srun "--nodes=$TTD_NODES" "--ntasks=$TTD_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=60 "${ttd_srun[@]}")
+[ "$TTD_NODES" = 1 ] || ttd_srun+=(--label) # each line begins with the number of its node
 
 ttd_python() { # python, inside the site's container if there is one, once on each node
   # shellcheck disable=SC2016
@@ -73,7 +74,7 @@ ttd_stage() {
   # shellcheck disable=SC2016
   "${ttd_srun[@]}" bash -c '
     place="$TTD_STAGED$(realpath "$1")"
-    mkdir -p "$place" && cp -r --update --preserve=timestamps "$1/." "$place"' stage "$TTD_STAGE"
+    mkdir -p "$TTD_STAGED" && [ -O "$TTD_STAGED" ] && mkdir -p "$place" && cp -r --update --preserve=timestamps "$1/." "$place"' stage "$TTD_STAGE"
 }
 
 # The status in the file that TTD_OUTCOME names: what accelerate launch and srun hide
@@ -118,6 +119,13 @@ ttd_job() {
   rm -f "$run_dir/.stop.$ttd_me".* "$run_dir/.outcome.$ttd_me".*
   export TTD_STOP_FILE="$run_dir/.stop.$ttd_me.$restart"
 
+  # A second way, should the signal not arrive: a minute before the end all ranks stop by the clock.
+  local end
+  end=$(scontrol show job -o "$SLURM_JOB_ID" | sed -n 's/.* EndTime=\([0-9][^ ]*\).*/\1/p') || true
+  if [ -n "$end" ] && end=$(date -d "$end" +%s) && [ "$end" -gt $(($(date +%s) + 120)) ]; then
+    export TTD_STOP_AT=$((end - 60))
+  fi
+
   # Handlers set a variable and touch a file, no more: a command substitution in one made bash 5.2 fail.
   asked=0 cancelled=0 retry=0
   trap 'asked=1; : > "$TTD_STOP_FILE"' USR1
@@ -138,12 +146,13 @@ ttd_job() {
     retry=$((retry + 1))
     echo "== once more within the job ($retry of at most $MAX_RETRIES); where ranks stood still: $run_dir/stacks"
   done
-  trap - USR1 TERM # from here on they end this script
+  trap '' USR1
+  trap - TERM # from here on it ends this script
   rm -f "$TTD_STOP_FILE"
   case $status in
     0 | 2 | 3) exit "$status" ;; # done, bad input, failed items: starting again changes nothing
   esac
-  if [ "$cancelled" = 0 ] && { [ "$asked" = 1 ] || [ "$rc" != 0 ] || [ "$status" = none ]; } && [ "$restart" -lt "$MAX_RESTARTS" ]; then
+  if [ "$cancelled" = 0 ] && [ "$restart" -lt "$MAX_RESTARTS" ]; then # stopped, crashed, or never started
     echo "== requeue $ttd_me ($((restart + 1)) of at most $MAX_RESTARTS)"
     scontrol requeue "$ttd_me"
     sleep 120 # the requeue ends this script

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -24,3 +25,10 @@ def test_a_second_ctrl_c_ends_the_run_also_when_another_signal_came_between():
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_clock_asks_to_stop_as_a_signal_does(monkeypatch):
+    for seconds, asked in ((-1, True), (60, False)):
+        monkeypatch.setenv("TTD_STOP_AT", str(int(time.time() + seconds)))
+        with StopRequest() as stop:
+            assert stop.requested == asked

@@ -83,14 +83,13 @@ def test_two_nodes_are_one_world_and_train_as_without_slurm(submit, words, tmp_p
     job = submit(*TWO_NODES, "slurm/pretrain.sh", str(tmp_path / "run"), *few, **env)
     submit.wait(job)
     log = submit.log(job)
-    assert re.findall(r"^(node[12]) python", log, re.M) == ["node1", "node2"] or "node2 python" in log
+    assert sorted(re.findall(r"^([01]: node[12]) python", log, re.M)) == ["0: node1", "1: node2"]
     assert "global batch 8 = 2 micro × 4 ranks × 1 accumulation" in log
     kind = environment(tmp_path / "run")
     assert (kind["world_size"], kind["engine"]) == (4, "DEEPSPEED" if launch == "zero2" else "MULTI_CPU")
-    nodes = {path.name for path in (tmp_path / "run").glob("log-node*")}
     without_slurm("ttd/pretrain.py", tmp_path / "straight", few, config=launch)
     ours, theirs = losses(tmp_path / "run"), losses(tmp_path / "straight")
-    assert len(ours) == 6, nodes
+    assert len(ours) == 6
     assert ours == pytest.approx(theirs, abs=1e-6, rel=0)
 
 
@@ -159,7 +158,8 @@ def test_a_node_that_loses_its_power_is_replaced_and_the_run_goes_on_bit_for_bit
     job, run_dir = start(*TWO_NODES, until=60, MAX_RETRIES="0")
     try:
         slurm.power_off("node2")
-        submit.wait(job, 300)
+        slurm.wait_for(lambda: resumed_at(run_dir), slurm.DOWN_AFTER_S + 90, "resumed on another node")
+        submit.wait(job, 240)
     finally:
         slurm.power_on("node2")
         slurm.wait_for(lambda: set(slurm.NODES) == set(slurm.idle()), 90, "all nodes idle")

@@ -1,6 +1,6 @@
 """What all ranks must agree on after each step: whether to stop, and whether everything was finite.
 
-A signal (SIGTERM, SIGUSR1, Ctrl-C) or the file named by ``TTD_STOP_FILE`` only sets a flag; one all-reduce of two numbers per
+A signal (SIGTERM, SIGUSR1, Ctrl-C), the file named by ``TTD_STOP_FILE`` or the time ``TTD_STOP_AT`` only sets a flag; one all-reduce of two numbers per
 step makes every rank see it at the same step, because a rank that stops alone hangs the others. A second Ctrl-C ends without
 another state; one that is being written is finished.
 """
@@ -33,6 +33,7 @@ class StopRequest:
         self.signalled, self.interrupted = False, False
         self._seen_file = False
         self._next_look = 0.0
+        self._stop_at = float(os.environ.get("TTD_STOP_AT", "inf"))  # seconds since 1970: shortly before a job's time is up
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -57,7 +58,7 @@ class StopRequest:
         if path and not self._seen_file and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_EVERY_S
             self._seen_file = os.path.exists(path)
-        return self.signalled or self._seen_file
+        return self.signalled or self._seen_file or time.time() >= self._stop_at
 
 
 @dataclass
