@@ -69,7 +69,7 @@ print(socket.gethostname(), "python", sys.version.split()[0], "torch", torch.__v
 # Copy the shards that TTD_STAGE names to each node's own disk; readers look there first and verify every sample as always.
 ttd_stage() {
   [ -n "${TTD_STAGE:-}" ] || return 0
-  export TTD_STAGED="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/ttd-$USER-shards"
+  export TTD_STAGED="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/ttd-$UID-shards"
   echo "== staging $TTD_STAGE below $TTD_STAGED of each node"
   # shellcheck disable=SC2016
   "${ttd_srun[@]}" bash -c '

@@ -197,23 +197,33 @@ def write_lines(path: Path, records: Sequence[Any]) -> None:
     write_aside(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def write_outcome(folder: Path, status: int, message: str, seconds: float = 0.0, **more: Any) -> None:
+def write_outcome(
+    folder: Path, status: int, message: str, seconds: float = 0.0, *, any_rank: bool = False, **more: Any
+) -> None:
     """Leave ``outcome.json`` in a run folder: what launchers and templates read instead of an exit status.
+
+    Rank 0 does, or ``any_rank`` that has an error of its own.
 
     Also as the file that ``TTD_OUTCOME`` names: the jobs of an array share a run folder, and each has an end of its own.
     """
-    if is_main_process():
+    if any_rank or is_main_process():
         content = {"status": status, "message": redact(message), "seconds": round(seconds, 1), **more}
         write_json(folder / "outcome.json", content)
         if "TTD_OUTCOME" in os.environ:
             write_json(Path(os.environ["TTD_OUTCOME"]), content)
 
 
-def _wait_for_outcome(path: Path, since: float, timeout_s: float = 10.0) -> None:
-    """Let rank 0 write its outcome: a launcher ends all ranks as soon as one of them exits with a status."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end and not (path.exists() and path.stat().st_mtime >= since):
+def _wait_for_outcome(folder: Path, since: float, timeout_s: float) -> bool:
+    """Let rank 0 write its outcome: a launcher ends all ranks as soon as one of them exits with a status.
+
+    False where it does not: then rank 0 has no such error, and waits for this rank in vain.
+    """
+    path, end = folder / "outcome.json", time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if path.exists() and path.stat().st_mtime >= since:
+            return True
         time.sleep(0.05)
+    return False
 
 
 def is_launched() -> bool:
@@ -351,7 +361,12 @@ def run(
         and (is_launched() or (started and status != BAD_INPUT and folder.is_dir()))
     ):
         write_outcome(folder, status, message, time.monotonic() - start, entry=Path(sys.argv[0]).name)
-        if status != DONE and not is_main_process():
-            _wait_for_outcome(folder / "outcome.json", time.time() - (time.monotonic() - start))
+        since = time.time() - (time.monotonic() - start)
+        patience_s = 10.0 if status == STOPPED else 2.0  # all ranks stop together; an error may be this rank's alone
+        if status != DONE and not is_main_process() and not _wait_for_outcome(folder, since, patience_s):
+            message = f"rank {os.environ['RANK']}: {message}"  # nobody else tells it
+            print(redact(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr, flush=True)
+            seconds = time.monotonic() - start
+            write_outcome(folder, status, message, seconds, any_rank=True, entry=Path(sys.argv[0]).name)
     sys.stdout.flush()
     sys.exit(status)

@@ -161,5 +161,8 @@ def test_the_chain_ends_as_without_slurm_though_a_task_of_an_array_failed_at_fir
     submit.wait(job, 240)
     run_dir, *words = words_of(expected, "FINETUNE")
     without_slurm("ttd/finetune.py", Path(f"{run_dir}-ddp"), words, config="ddp")
-    assert (environment(ours / "finetune-ddp")["world_size"], environment(ours / "finetune-ddp")["engine"]) == (4, "MULTI_CPU")
+    assert (environment(ours / "finetune-ddp")["world_size"], environment(ours / "finetune-ddp")["engine"]) == (
+        4,
+        "MULTI_CPU",
+    )
     assert losses(ours / "finetune-ddp") == pytest.approx(losses(theirs / "finetune-ddp"), abs=1e-6, rel=0)

@@ -79,12 +79,17 @@ def is_like(run_dir: Path, straight: Path) -> None:
 def test_two_nodes_are_one_world_and_train_as_without_slurm(submit, words, tmp_path, launch):
     few = [*words, "train.max_steps=6"]
     # ZeRO-2 is what the template does by itself
-    env = {} if launch == "zero2" else {"TTD_LAUNCH": "launch/ddp.yaml"}
+    # DDP reads copies of the shards, on what would be the disk of each node
+    copies, shards = tmp_path / "disk", words[0].partition("=")[2]
+    env = (
+        {} if launch == "zero2" else {"TTD_LAUNCH": "launch/ddp.yaml", "TTD_STAGE": shards, "SLURM_TMPDIR": str(copies)}
+    )
     job = submit(*TWO_NODES, "slurm/pretrain.sh", str(tmp_path / "run"), *few, **env)
     submit.wait(job)
     log = submit.log(job)
     assert sorted(re.findall(r"^([01]: node[12]) python", log, re.M)) == ["0: node1", "1: node2"]
     assert "global batch 8 = 2 micro × 4 ranks × 1 accumulation" in log
+    assert copies.exists() == (launch == "ddp")
     kind = environment(tmp_path / "run")
     assert (kind["world_size"], kind["engine"]) == (4, "DEEPSPEED" if launch == "zero2" else "MULTI_CPU")
     without_slurm("ttd/pretrain.py", tmp_path / "straight", few, config=launch)

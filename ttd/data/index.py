@@ -84,13 +84,14 @@ class ShardIndex:
         path, table_path = folder / "index.json", folder / "index.npz"
         if not path.is_file():
             raise UserError(f"{folder}: holds no shards (index.json is missing); build them with a script of shards/")
-        facts = parse_facts(path, path.read_bytes())
+        source = Files(folder)
+        facts = parse_facts(path, source.whole(path.name))
         if facts.part == "test" and not open_test:
             raise UserError(f"{folder}: the test part is locked; training and selection take part train or validation")
         if not table_path.is_file():
             raise UserError(f"{table_path}: missing; {REMEDY}")
-        table = parse_table(table_path, table_path.read_bytes(), facts)
-        return cls(folder, facts, table, set(read_quarantine(folder)) if quarantine else set(), Files(folder))
+        table = parse_table(table_path, source.whole(table_path.name), facts)
+        return cls(folder, facts, table, set(read_quarantine(folder)) if quarantine else set(), source)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -1,7 +1,8 @@
 """Read members of shards, verified: ``os.preadv`` into the caller's buffer, xxh3 of what arrived, then decode.
 
 No mmap: a file truncated while mapped kills the process. No pickle: an npy header that asks for objects is refused. What a
-file system loses for a moment (EIO, a read that ends early although the file goes on) is asked for again, at most three times.
+file system loses for a moment (EIO, a stale handle, a read that ends early although the file goes on) is asked for again, at
+most three times. A byte that changed is not: the same page would come from the same memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,10 @@ MAX_OPEN_FILES = 64
 """Per thread; a few threads stay far below the usual limit of 1024."""
 PAUSES_S = (0.05, 0.2, 0.8)
 """Before each of the three times that a read is tried again."""
+TRANSIENT = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+"""What a file server that fails over, or is asked too much, answers; the last two by NFS."""
+SLOW_S = 1.0
+"""A read that takes longer is told: a disk needs milliseconds, a busy file server tenths of a second."""
 
 _headers: dict[bytes, tuple[tuple[int, ...], bool, np.dtype]] = {}
 
@@ -36,7 +41,7 @@ _headers: dict[bytes, tuple[tuple[int, ...], bool, np.dtype]] = {}
 class DamageError(UserError):
     """Bytes of a sample are not those that were written; ``key`` and ``reason`` are for the quarantine.
 
-    ``folder`` is None where nothing can be written beside the index.
+    ``folder`` is None where nothing can be written beside the index, or nothing should.
     """
 
     def __init__(self, message: str, *, folder: Path | None, key: str, reason: str):
@@ -105,14 +110,18 @@ class _Open:
     def __init__(self) -> None:
         self.fds: OrderedDict[str, int] = OrderedDict()
 
-    def fd(self, folder: Path, shard: str) -> int:
+    def fd(self, shard: str, place: Callable[[str], Path]) -> int:
         fd = self.fds.get(shard)
         if fd is None:
             if len(self.fds) >= MAX_OPEN_FILES:
                 os.close(self.fds.popitem(last=False)[1])
-            fd = self.fds[shard] = os.open(folder / shard, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self.fds[shard] = os.open(place(shard), os.O_RDONLY | os.O_CLOEXEC)
         self.fds.move_to_end(shard)
         return fd
+
+    def forget(self, shard: str) -> None:
+        if (fd := self.fds.pop(shard, None)) is not None:
+            os.close(fd)
 
     def __del__(self) -> None:
         for fd in self.fds.values():
@@ -120,12 +129,22 @@ class _Open:
 
 
 class Files:
-    """Shards in a local or shared folder. Each thread has its own descriptors; positional reads survive a fork."""
+    """Shards in a local or shared folder. Each thread has its own descriptors; positional reads survive a fork.
+
+    Shards that a job has copied to the node's own disk, below the folder that ``TTD_STAGED`` names, are read there; the index
+    that they are verified against stays the shared one.
+    """
 
     sequential = False
 
     def __init__(self, folder: Path):
         self.where, self._folder, self.local = str(folder), folder, threading.local()
+        self.troubles, self.lost_s = 0, 0.0
+        self._near = Path(f"{os.environ['TTD_STAGED']}{folder.resolve()}") if "TTD_STAGED" in os.environ else None
+
+    def _place(self, shard: str) -> Path:
+        near = self._near / shard if self._near and shard.endswith(".tar") else None
+        return near if near and near.is_file() else self._folder / shard
 
     @property
     def folder(self) -> Path | None:
@@ -135,29 +154,58 @@ class Files:
     def stage(self, spans: Iterable[tuple[str, int, int]]) -> None:
         """Nothing: any byte is as near as any other."""
 
+    def whole(self, name: str) -> bytes:
+        """All of a file beside the shards.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            buffer = memoryview(bytearray((self._folder / name).stat().st_size))
+            n = self.read_into(name, 0, buffer)
+        except OSError as error:
+            raise UserError(f"{self._folder / name}: cannot be read: {error}") from error
+        self.local.open.forget(name)
+        return bytes(buffer[:n])
+
     def read_into(self, shard: str, offset: int, buffer: memoryview) -> int:
         if not hasattr(self.local, "open"):
             self.local.open = _Open()
         done, tries = 0, 0
         while True:
+            start = time.monotonic()
             try:
-                fd = self.local.open.fd(self._folder, shard)
+                fd = self.local.open.fd(shard, self._place)
                 n = os.preadv(fd, [buffer[done:] if done else buffer], offset + done)
                 done += n
+                if (took_s := time.monotonic() - start) > SLOW_S:
+                    self._tell(shard, offset, f"a read took {took_s:.1f} s", took_s)
                 if done == len(buffer) or (not n and offset + done >= os.fstat(fd).st_size):
                     return done
                 if n:
                     continue
                 what = f"{done} of {len(buffer)} bytes arrived"
             except OSError as error:
-                if error.errno != errno.EIO or tries == len(PAUSES_S):
+                if error.errno not in TRANSIENT:
                     raise
+                if tries == len(PAUSES_S):
+                    raise OSError(error.errno, f"{os.strerror(error.errno)}, {tries + 1} times") from error
                 what = str(error)
+                self.local.open.forget(shard)  # a stale handle stays stale
             if tries == len(PAUSES_S):
                 return done
-            logger.warning("%s at byte %d: %s; trying again", self._folder / shard, offset + done, what)
-            time.sleep(PAUSES_S[tries])
+            pause_s = PAUSES_S[tries]
+            self._tell(shard, offset + done, f"{what}; trying again", time.monotonic() - start + pause_s)
+            time.sleep(pause_s)
             tries += 1
+
+    def _tell(self, shard: str, offset: int, what: str, lost_s: float) -> None:
+        """Log what storage did, and how often and how long so far; of many times the 1st, 2nd, 4th, 8th and so on."""
+        self.troubles, self.lost_s = self.troubles + 1, self.lost_s + lost_s
+        if self.troubles & (self.troubles - 1) == 0:
+            so_far = f"{self.troubles} such reads so far, {self.lost_s:.1f} s lost"
+            message = f"{self._folder / shard} at byte {offset}: {what} ({so_far})"
+            logger.warning(message, extra={"any_rank": True})  # each rank's reads are its own
 
 
 class MemberReader:
@@ -185,7 +233,9 @@ class MemberReader:
         except FileNotFoundError:
             raise self.damage(shard, key, name, offset, "the shard is missing") from None
         except OSError as error:
-            raise self.damage(shard, key, name, offset, str(error)) from error
+            unreadable = self.damage(shard, key, name, offset, str(error))
+            unreadable.folder = None  # storage failed; of the sample nothing is known, so no policy leaves it out
+            raise unreadable from error
         if n < len(view):
             raise self.damage(shard, key, name, offset, f"truncated: {n} of {len(view)} bytes are there")
         if xxhash.xxh3_64_intdigest(view) != xxh3:

@@ -253,8 +253,11 @@ def kept_rows(index: ShardIndex, leave_out: Sequence[str]) -> np.ndarray:
     """Rows [n] of the samples whose subject is not left out.
 
     Raises:
-        UserError: nobody is left; or, in the training part, nobody has such a name, so that nobody would be left out.
+        UserError: there is no sample, or nobody is left; or, in the training part, nobody has such a name, so that nobody
+            would be left out.
     """
+    if not len(index):
+        raise UserError(f"{index.folder}: holds no sample, all are in quarantine.json; build the shards again")
     unknown = [repr(name) for name in leave_out if name not in index.subjects]
     if unknown and index.facts.part == "train":
         raise UserError(

@@ -110,6 +110,7 @@ def train(
     _check_selection(config, validate)
     facts: dict[str, Any] = {"world_size": accelerator.num_processes, "engine": accelerator.distributed_type.value}
     open_run_folder(output_dir, resolved, main=accelerator.is_main_process, **facts, batches=str(accelerator.ttd))
+    compare_data(accelerator, fingerprint)
     objective, optimizer = accelerator.prepare(objective, make_optimizer(optim, objective))
     module = accelerator.unwrap_model(objective)
     average = WeightAverage(trainable(module), optim.ema_decay) if optim.ema_decay else None
@@ -285,6 +286,22 @@ def mean_losses(module: nn.Module, batches: Iterable[dict[str, Any]], device: to
         for name, value in module(send_to_device(batch, device)).items():
             sums[name] = sums.get(name, 0.0) + float(value) * size
     return {name: value / n for name, value in sums.items()}
+
+
+def compare_data(accelerator: TTDAccelerator, fingerprint: str) -> None:
+    """Refuse ranks that read different data: each has its own order then, and samples are seen twice or never.
+
+    Raises:
+        UserError: the same on every rank, naming those that differ from rank 0.
+    """
+    own = torch.tensor([key(0, fingerprint)], device=accelerator.device)
+    prints = accelerator.gather(own).tolist()
+    others = [rank for rank, value in enumerate(prints) if value != prints[0]]
+    if others:
+        raise UserError(
+            f"ranks {others} read other data than rank 0: their shards, a target or quarantine.json differ; where nodes have "
+            "copies of their own, copy the whole folder again"
+        )
 
 
 def compare_ranks(accelerator: TTDAccelerator, weights: list[nn.Parameter], step: int) -> None:

@@ -1,8 +1,8 @@
 """What all ranks must agree on after each step: whether to stop, and whether everything was finite.
 
-A signal (SIGTERM, SIGUSR1, Ctrl-C), the file named by ``TTD_STOP_FILE`` or the time ``TTD_STOP_AT`` only sets a flag; one all-reduce of two numbers per
-step makes every rank see it at the same step, because a rank that stops alone hangs the others. A second Ctrl-C ends without
-another state; one that is being written is finished.
+A signal (SIGTERM, SIGUSR1, Ctrl-C), the file named by ``TTD_STOP_FILE`` or the time ``TTD_STOP_AT`` only sets a flag; one
+all-reduce of two numbers per step makes every rank see it at the same step, because a rank that stops alone hangs the others. A
+second Ctrl-C ends without another state; one that is being written is finished.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class StopRequest:
         self.signalled, self.interrupted = False, False
         self._seen_file = False
         self._next_look = 0.0
-        self._stop_at = float(os.environ.get("TTD_STOP_AT", "inf"))  # seconds since 1970: shortly before a job's time is up
+        self._stop_at = float(
+            os.environ.get("TTD_STOP_AT", "inf")
+        )  # seconds since 1970: shortly before a job's time is up
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:

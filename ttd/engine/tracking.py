@@ -47,13 +47,16 @@ class TrackingConfig(Config):
 
 
 class _Console(logging.Handler):
-    """Messages of the package on standard error, without secrets, from rank 0 only, beside a progress bar."""
+    """Messages of the package on standard error, without secrets, beside a progress bar: from rank 0, and from any rank those
+    that are marked ``any_rank``, because no other knows of them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not is_main_process():
+        alone = not is_main_process()
+        if alone and not getattr(record, "any_rank", False):
             return
         try:
-            tqdm.write(redact(self.format(record)), file=sys.stderr)
+            text = f"rank {os.environ['RANK']}: {self.format(record)}" if alone else self.format(record)
+            tqdm.write(redact(text), file=sys.stderr)
             sys.stderr.flush()
         except OSError:  # standard error goes to a full disk, say: a message must not stop the work
             self.handleError(record)

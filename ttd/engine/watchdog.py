@@ -78,10 +78,13 @@ class Watchdog:
                 faulthandler.dump_traceback(file, all_threads=True)
             time.sleep(GRACE_S)
             silent = [rank for rank in range(self.world) if not self._path(rank).is_file()]
+            if self.rank != min({*range(self.world)} - {*silent}):
+                return  # one says it for all
             log.critical(
                 "rank %d: no step for %.0f s; the stacks of all ranks are in %s%s",
                 self.rank, self._waited_s, self.folder,
                 f"; ranks {silent} wrote none: stopped, or their machine is gone" if silent else "",
+                extra={"any_rank": True},
             )  # fmt: skip
         finally:  # whatever happens to the file
             os._exit(1)
