@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from PIL import Image
 
 from ttd.config import FailedItemsError, Plan, UserError, run, write_json
 from ttd.engine.accelerator import TTDAccelerator, make_accelerator
-from ttd.engine.items import Item, ItemsResult, Work, read_items, run_items
+from ttd.engine.items import WAIT, Item, ItemsResult, Work, read_items, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.experiments.lift import LiftConfig
 from ttd.geometry.camera import DEFAULT_CAMERA, Camera
@@ -36,7 +36,7 @@ from ttd.geometry.describer import find_missing as describer_problems
 from ttd.geometry.lift_job import Lifted, lifted_files, scores_of, summary_rows, summary_table, write_scores
 from ttd.geometry.lifter import Lifter, LiftRequest, LiftResult
 from ttd.geometry.lifters import prepare_lifter
-from ttd.geometry.likeness import Likeness, control_of
+from ttd.geometry.likeness import Beside, Likeness, control_of
 from ttd.geometry.likeness import problems as clip_problems
 from ttd.geometry.refine import Refiner, prompt_of
 from ttd.seeding import key
@@ -50,7 +50,7 @@ def check(config: LiftConfig) -> Plan:
         plan.problems.append(f"generate: {config.generate} holds no manifest.jsonl; run ttd/generate.py first")
     if config.study is not None and not (config.study / "stimuli" / "scenes.json").is_file():
         plan.problems.append(f"study: {config.study} holds no stimuli/scenes.json, so no true solids are known")
-    plan.problems += describer_problems(config.describe.model) if config.describe else []
+    plan.problems += describer_problems(config.describe.model, config.describe.revision) if config.describe else []
     plan.problems += config.refine.problems() if config.refine and "refined" in config.routes else []
     plan.problems += config.lifter.problems() + clip_problems(config.scoring.clip)
     if not plan.problems:
@@ -103,7 +103,7 @@ class Job:
 
 
 def main(config: LiftConfig) -> None:
-    accelerator = make_accelerator()
+    accelerator = make_accelerator(timeout=WAIT)
     open_run_folder(config.output_dir, config, main=accelerator.is_main_process, world_size=accelerator.num_processes)
     job = Job(config, accelerator, choose(config))
     for phase in (describe, refine, lift, score):
@@ -181,10 +181,8 @@ def lift(job: Job) -> None:
 
     inputs = [lifter.revision, config.lifter.model_dump(mode="json"), camera.model_dump(mode="json")]
     views = {name: getattr(config.scoring, name) for name in ("n_frames", "view_size")}
-    job.phase("lift", routes(job), work, [inputs, views])
-    close: Callable[[], None] | None = getattr(lifter, "close", None)
-    if close is not None:
-        close()
+    with closing(lifter):
+        job.phase("lift", routes(job), work, [inputs, views])
 
 
 def routes(job: Job) -> list[Item]:
@@ -233,7 +231,11 @@ def one(job: Job, lifter: Lifter, camera: Camera, item: Item) -> LiftResult:
 def score(job: Job) -> None:
     """Each lifted item → metrics.json: against the true solids where a study knows them, else against its picture."""
     config, lifted = job.config, job.folder("lift")
-    likeness = Likeness(config.scoring.clip, device=job.accelerator.device, camera=config.camera or DEFAULT_CAMERA)
+    gallery, places = gallery_of(job.pictures) if config.scoring.clip else ({}, {})
+    likeness = Likeness(
+        config.scoring.clip, device=job.accelerator.device, camera=config.camera or DEFAULT_CAMERA,
+        gallery=map(read, gallery.values()), ways=config.scoring.ways,
+    )  # fmt: skip
     items = []
     for item in finished(job, "lift", routes(job)):
         picture = item.payload[0]
@@ -248,10 +250,11 @@ def score(job: Job) -> None:
     def surface(name: str) -> Lifted:
         return Lifted.read(lifted / name, config.scoring.n_points, seed=config.seed)
 
-    def beside(picture: Picture, route: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def beside(picture: Picture, route: str) -> Beside:
         """What an item without truth is held against: its picture, and of decoded ones the surface of the picture shown."""
         decoded = picture.facts["input"] == "decoded"
-        return read(picture.path), surface(partner(picture, route)).points if decoded else None
+        points = surface(partner(picture, route)).points if decoded else None
+        return Beside(read(picture.path), points, places.get(picture.item))
 
     def work(batch: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
         for item, folder in zip(batch, folders, strict=True):
@@ -263,15 +266,38 @@ def score(job: Job) -> None:
             )  # fmt: skip
             if truth is None or config.scoring.clip is not None:
                 twins = [beside(other, route) for other in others]
-                scores, wrong = likeness.scores(own.mesh, own.points, beside(picture, route), twins)
+                seed = key(config.seed, "n-way", item.key)
+                scores, wrong = likeness.scores(own.mesh, own.points, beside(picture, route), twins, seed=seed)
                 content["metrics"], content["control"] = (
                     scores | content["metrics"],
                     control_of(wrong) | content["control"],
                 )
+                content["ways"] = likeness.ways
             write_scores(folder, content, {"scoring": config.scoring.model_dump(mode="json")})
         return [{} for _ in batch]
 
-    job.phase("score", items, work, config.scoring.model_dump(mode="json"))
+    job.phase("score", items, work, [config.scoring.model_dump(mode="json"), list(gallery)])
+
+
+def gallery_of(pictures: list[Picture]) -> tuple[dict[str, Path], dict[str, int]]:
+    """The gallery of the n-way score, what was shown (or is the user's own), each picture once, by hash; each item's place in it.
+
+    What cannot be read is left out; its items have failed before.
+    """
+    gallery: dict[str, Path] = {}
+    place, places = {}, {}
+    for picture in pictures:
+        if picture.facts["input"] == "decoded":
+            continue
+        if picture.sha256 not in gallery:
+            try:
+                read(picture.path)
+            except UserError:
+                continue
+            place[picture.sha256] = len(gallery)
+            gallery[picture.sha256] = picture.path
+        places[picture.item] = place[picture.sha256]
+    return gallery, places
 
 
 def partner(picture: Picture, route: str) -> str:

@@ -200,7 +200,11 @@ def test_the_grammar_accepts_the_references_as_a_byte_level_bpe_cuts_them_and_no
 
 def test_what_is_missing_is_told_before_anything_is_loaded(folders, tmp_path):
     assert find_missing(str(folders["qwen3_vl"])) == []
-    assert find_missing("Qwen/Qwen3-VL-4B-Instruct") == []  # of a repository nothing can be said without a network
+    assert (
+        find_missing("Qwen/Qwen3-VL-4B-Instruct", "a" * 40) == []
+    )  # of a repository nothing can be said without a network
+    (loose,) = find_missing("Qwen/Qwen3-VL-4B-Instruct", "main")
+    assert "give its commit" in loose
     (nowhere,) = find_missing("weights/nowhere/describer")
     assert "weights/nowhere/describer does not exist; give a folder or a repository owner/name" in nowhere
     (tmp_path / "config.json").write_text("{}")

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,16 @@ from PIL import Image
 from pydantic import ValidationError
 from test_describer import build_qwen3_vl
 
+from ttd import lift
 from ttd.config import FailedItemsError
 from ttd.diffusion.sdxl import BaseConfig
 from ttd.engine.items import ItemsConfig
 from ttd.experiments.lift import LiftConfig
 from ttd.geometry.camera import Camera
 from ttd.geometry.describer import DescriberConfig
+from ttd.geometry.external_lifter import ExternalConfig
 from ttd.geometry.lift_job import ScoringConfig, summary_rows, summary_table
+from ttd.geometry.lifters import prepare_lifter
 from ttd.geometry.meshes import from_glb
 from ttd.geometry.oracle_lifter import OracleConfig
 from ttd.geometry.refine import RefineConfig
@@ -24,7 +28,8 @@ from ttd.geometry.sdf_lifter import SDFLifterConfig
 from ttd.geometry.sdf_network import SDFNetwork, SDFNetworkConfig, save_network
 from ttd.lift import check, main
 from ttd.simulation import render
-from ttd.simulation.scenes import draw_scene
+from ttd.simulation.lift_truth import Picture
+from ttd.simulation.scenes import draw_scene, mesh
 
 ROOT = Path(__file__).parents[2]
 SCORING = ScoringConfig(n_points=200, n_controls=1, n_frames=2, view_size=32)
@@ -177,6 +182,9 @@ def test_without_a_known_truth_a_decoded_solid_is_held_against_that_of_the_pictu
         views = rows["clip_views_mean", source]
         assert -1 <= views["value"] <= rows["clip_views_best", source]["value"] <= 1
         assert "control" in views
+        named = rows["n_way_views_top1", source]
+        assert named["chance"] == 0.5, "two pictures were shown"
+        assert named["control"] == pytest.approx(1 - named["value"]), "the views are named as the one or as the other"
     assert not any(metric.startswith("raw_") for metric, _ in rows)
     missing = scoring.model_copy(update={"clip": str(tmp_path / "none")})
     (problem,) = check(config.model_copy(update={"scoring": missing})).problems
@@ -202,6 +210,33 @@ def test_an_item_that_fails_says_why_and_the_rest_is_whole(config, tmp_path):
         main(config)
     assert len(list((config.output_dir / "score").glob("*/metrics.json"))) == 3
     assert json.loads((config.output_dir / "lift.json").read_text())["failed"].keys() == {"lift/01-0_decoded_plain"}
+
+
+def test_the_gallery_has_each_picture_that_was_shown_once_and_none_that_cannot_be_read(tmp_path):
+    pictures = []
+    for i, content in enumerate((0, 1, 0, None)):
+        path = tmp_path / f"{i}.png"
+        if content is None:
+            path.write_bytes(b"no picture")
+        else:
+            Image.fromarray(np.full((4, 4, 3), content, np.uint8)).save(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        pictures += [Picture(f"{i}_{kind}", str(i), path, digest, {"input": kind}) for kind in ("oracle", "decoded")]
+    gallery, places = lift.gallery_of(pictures)
+    assert [path.name for path in gallery.values()] == ["0.png", "1.png"]
+    assert places == {"0": 0, "1": 1, "2": 0}
+
+
+def test_a_worker_ends_with_the_job_also_where_an_item_of_it_failed(config, tmp_path, monkeypatch):
+    mesh(draw_scene(11, 1)).export(tmp_path / "solid.glb")
+    stub = [sys.executable, str(Path(__file__).with_name("stub_worker.py")), "--glb", str(tmp_path / "solid.glb")]
+    external = config.model_copy(update={"lifter": ExternalConfig(command=[*stub, "--wants", "picture"])})
+    (tmp_path / "generate" / "made-0.png").write_bytes(b"no picture")
+    started = []
+    monkeypatch.setattr(lift, "prepare_lifter", lambda *given: started.append(prepare_lifter(*given)) or started[0])
+    with pytest.raises(FailedItemsError, match="1 items failed"):
+        main(external)
+    assert not started[0].worker.running
 
 
 def test_what_is_missing_is_said_before_the_work_starts(config, tmp_path):

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from ttd.geometry.sdf_lifter import SDFLifter, SDFLifterConfig
 from ttd.geometry.sdf_network import Features, SDFNetwork, SDFNetworkConfig, load_network, save_network
 from ttd.geometry.views import to_gif, to_png, turntable, view
 from ttd.simulation import render
+from ttd.simulation.base_report import load_vae
 from ttd.simulation.lifter_figures import held_out_figures
 from ttd.simulation.lifter_scenes import ScenePool
 from ttd.simulation.scenes import Scene, Solid, mesh, signed_distance
+from ttd.simulation.tiny_vae import reconstruct
 
 CAMERA = Camera(eye=render.EYE, target=render.TARGET, half_fov=render.HALF_FOV)
 SMALL = SDFNetworkConfig(camera=CAMERA, channels=(8, 8, 16, 16), feature_dim=8, code_dim=8, hidden_dim=16, n_blocks=1)
+WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny"
 LEFT = Scene((Solid("box", "red", "large", 0.45, 0.3, -0.45, 0.1),), seed=0)
 IMAGE = np.zeros((64, 64, 3), np.uint8)
 
@@ -151,8 +155,21 @@ def test_the_default_network_has_one_and_a_half_million_parameters():
 
 
 def test_the_shipped_lifter_finds_the_surfaces_of_unseen_scenes_in_both_looks():
-    lifter = SDFLifter.prepare(SDFLifterConfig(weights=Path(__file__).parents[2] / "weights" / "tiny" / "lifter"))
+    lifter = SDFLifter.prepare(SDFLifterConfig(weights=WEIGHTS / "lifter"))
     assert lifter.network.config.camera == CAMERA
-    figures = held_out_figures(lifter, ScenePool(seed=1, purpose="unseen", n_scenes=4), seed=0, n_points=2048)
-    assert min(figures[look]["fscore@0.05"] for look in ("base", "study", "spoilt")) > 0.9
+    round_trip = partial(reconstruct, load_vae(WEIGHTS / "vae"))
+    pool = ScenePool(seed=1, purpose="unseen", n_scenes=4)
+    figures = held_out_figures(lifter, pool, seed=0, n_points=2048, round_trip=round_trip)
+    assert min(figures[row]["fscore@0.05"] for row in ("base", "study", "round_trip", "spoilt")) > 0.9
     assert figures["shuffled"]["fscore@0.05"] < 0.4
+
+
+def test_the_shipped_lifter_reaches_its_goals_on_64_scenes_and_knows_decoded_pictures():
+    facts = load_network(WEIGHTS / "lifter")[1]
+    rows = facts["held_out"]
+    for row in ("base", "study", "round_trip", "spoilt"):
+        assert rows[row]["fscore@0.05"] >= 0.80
+        assert rows[row]["iou"] >= 0.60
+        assert rows[row]["empty"] == 0
+    assert rows["shuffled"]["fscore@0.05"] <= 0.2
+    assert facts["training"]["vae"]

@@ -1,5 +1,6 @@
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_a_configuration_prepares_its_lifter():
     lifter = prepare_lifter(job.lifter, "cpu")
     assert (lifter.info().name, lifter.info().kind, lifter.info().pretrained) == ("ttd_sdf", "surface", False)
     assert len(lifter.revision) == 16
+
+
+def test_every_lifter_can_be_asked_to_let_go():
+    assert all(callable(lifter.close) for lifter in LIFTERS.values())
+    with closing(prepare_lifter(OracleConfig())) as lifter:
+        assert lifter.info().kind == "oracle"
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(tmp_path):

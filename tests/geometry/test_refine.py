@@ -39,7 +39,7 @@ def test_a_template_that_names_what_no_description_has_is_refused_at_once(wrong)
 
 def test_a_base_that_is_not_here_is_named(tmp_path):
     config = RefineConfig(base=BaseConfig(path=str(tmp_path / "none")))
-    with pytest.raises(UserError, match="is not here"):
+    with pytest.raises(UserError, match="refine.base.path: .* is neither a folder here"):
         Refiner.prepare(config, device=torch.device("cpu"))
 
 

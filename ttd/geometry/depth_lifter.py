@@ -90,6 +90,9 @@ class DepthLifter:
         """One result per request, each computed by itself."""
         return [measured(self._lift, request, self.device) for request in requests]
 
+    def close(self) -> None:
+        """Nothing outlives it."""
+
     def _lift(self, request: LiftRequest) -> LiftResult:
         image = np.ascontiguousarray(request.image[..., :3])
         inputs = self.processor(images=Image.fromarray(image), return_tensors="pt").to(self.device)

@@ -29,6 +29,7 @@ from torch import Tensor
 from ttd.config import Config, UserError
 from ttd.geometry.description import grammar_schema, parse, semantic_problems
 from ttd.seeding import key
+from ttd.untrusted.weights import COMMIT, find_tampered
 
 logger = logging.getLogger(__name__)
 
@@ -124,10 +125,11 @@ def refused_by_grammar(tokenizer: Any, texts: list[str]) -> list[str]:
     return [text for text, ok in zip(texts, accepted, strict=True) if not ok]
 
 
-def find_missing(model: str) -> list[str]:
+def find_missing(model: str, revision: str | None = None) -> list[str]:
     """What keeps a describer from being loaded, before anything is loaded: sentences for a check, empty when all is there.
 
-    A name that is no folder is taken for a repository on the Hub, of which nothing can be said without a network.
+    A name that is no folder is taken for a repository on the Hub, which must be named by its commit; of what it holds nothing can
+    be said without a network.
     """
     problems = []
     if find_spec("llguidance") is None:
@@ -136,11 +138,16 @@ def find_missing(model: str) -> list[str]:
     if not folder.exists():
         if model.count("/") != 1 or model.startswith((".", "/", "~")):
             problems.append(f"describer.model: {model} does not exist; give a folder or a repository owner/name")
+        elif revision is None or not COMMIT.fullmatch(revision):
+            problems.append(
+                f"describer.revision: {model} is a repository, whose files may change; give its commit (40 hex digits)"
+            )
         return problems
     for pattern in ("config.json", "*.safetensors", "tokenizer_config.json", "*processor_config.json"):
         if not any(folder.glob(pattern)):
             problems.append(f"describer.model: {model} holds no {pattern}, so it is no vision-language model's folder")
-    return problems
+    tampered = find_tampered(folder)
+    return [*problems, f"describer.model: {tampered}"] if tampered else problems
 
 
 def load_processor(model: str, revision: str | None = None) -> Any:
@@ -189,13 +196,14 @@ class Describer:
     @classmethod
     def prepare(cls, config: DescriberConfig, device: torch.device | str = "cpu") -> Describer:
         """Load model and processor (UserError names what is missing)."""
-        problems = find_missing(config.model)
+        problems = find_missing(config.model, config.revision)
         if problems:
             raise UserError("\n".join(problems))
         try:
             model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
-                config.model, revision=config.revision, dtype=getattr(torch, config.dtype), output_loading_info=True
-            )
+                config.model, revision=config.revision, dtype=getattr(torch, config.dtype), output_loading_info=True,
+                use_safetensors=True,
+            )  # fmt: skip
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(f"describer.model: {config.model} cannot be loaded: {error}") from error
         if loading["missing_keys"]:  # transformers would leave them at random

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -85,20 +86,22 @@ class Domain:
 
 @torch.no_grad()
 def features(network: SDFNetwork, images: Tensor) -> Tensor:
-    """Features [N, C] of pictures [N, 3, S, S] in [0, 1]: the means of every stage's maps."""
-    x, means = images * 2 - 1, []
-    for stage in network.stages:
-        x = stage(x)
-        means.append(x.mean((2, 3)))
-    return torch.cat(means, dim=1)
+    """Features [N, C] of pictures [N, 3, S, S] in [0, 1]: the means of all that the encoder computes of them."""
+    return network.summary(images)
 
 
-def measure(network: SDFNetwork, images: Tensor, *, seed: int) -> Domain:
-    """The domain of a network from training pictures uint8 [N, 3, S, S], each as it is and spoilt as in training."""
+def measure(
+    network: SDFNetwork, images: Tensor, *, seed: int, round_trip: Callable[[Tensor], Tensor] | None = None
+) -> Domain:
+    """The domain of a network from training pictures uint8 [N, 3, S, S], each as it is and spoilt as in training.
+
+    ``round_trip``: the autoencoder that is among the spoiling, see ``ttd.geometry.sdf_training.spoil``.
+    """
     parts = []
     for i, some in enumerate(images.split(128)):
         clean = some.float() / 255
-        parts += [features(network, clean), features(network, spoil(clean, 1.0, torch_rng(seed, "domain", i)))]
+        spoilt = spoil(clean, 1.0, torch_rng(seed, "domain", i), round_trip)
+        parts += [features(network, clean), features(network, spoilt)]
     return Domain.fit(torch.cat(parts))
 
 

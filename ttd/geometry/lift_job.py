@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import trimesh
+from pydantic import Field
 
 from ttd.config import Config
 from ttd.geometry.agreement import agreement
@@ -34,7 +35,7 @@ from ttd.seeding import key
 
 HEADLINE = (
     "raw_cd_l1_mean", "raw_fscore@0.05", "raw_iou", "raw_normal_consistency", "silhouette_iou",
-    "clip_views_mean", "consistency_fscore@0.05",
+    "clip_views_mean", "n_way_views_top1", "consistency_fscore@0.05",
     "description_count", "description_label_f1", "description_color_f1", "relations_held", "objects_found",
 )  # fmt: skip
 """What the printed table shows; lift.json has every figure."""
@@ -51,6 +52,8 @@ class ScoringConfig(Config):
     """Side of a view in pixels."""
     clip: str | None = None
     """Folder or repository of a CLIP whose similarity of views to the picture is scored; null leaves it out."""
+    ways: int = Field(default=10, ge=2)
+    """Pictures of the run among which that CLIP has to name the item's own when it sees the views; of fewer, all."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ def summary_rows(
 ) -> list[dict[str, Any]]:
     """One row per metric, input and route: mean, 95 % interval over items, and the re-paired control with its own interval.
 
-    Distances are means over the items that have a surface; ``n_empty`` says how many have none.
+    The n-way score has the label ``ways`` and its ``chance`` too. Distances are means over the items that have a surface;
+    ``n_empty`` says how many have none.
     """
     rows = []
     for (source, route), contents in groups.items():
@@ -180,6 +184,9 @@ def summary_rows(
                         f"{prefix}low": low,
                         f"{prefix}high": high,
                     }
+            if name == "n_way_views_top1":
+                ways = next(content["ways"] for content in contents if name in content["metrics"])
+                row |= {"chance": 1 / ways, "labels": more | {"ways": ways}}
             if "value" in row:
                 rows.append(row)
     return rows
@@ -187,14 +194,15 @@ def summary_rows(
 
 def summary_table(rows: list[dict[str, Any]]) -> str:
     """The headline rows as lines of text."""
-    lines = [f"{'metric':36s}{'input':12s}{'route':10s}{'value [95 %]':26s}{'re-paired control':26s}n"]
+    lines = [f"{'metric':39s}{'input':12s}{'route':10s}{'value [95 %]':26s}{'re-paired control':26s}n"]
     for r in sorted((r for r in rows if r["metric"] in HEADLINE), key=lambda r: HEADLINE.index(r["metric"])):
         value, control = (
             f"{r[name]:.3f} [{r[low]:.3f}, {r[high]:.3f}]" if name in r else "–"
             for name, low, high in (("value", "low", "high"), ("control", "control_low", "control_high"))
         )
-        title = METRICS[r["metric"]].title
-        lines.append(f"{title:36s}{r['input']:12s}{r['route']:10s}{value:26s}{control:26s}{r['n']}")
+        title = METRICS[r["metric"]].title.format(k=r["labels"].get("ways"))
+        title += f" (chance {r['chance']:.2f})" if "chance" in r else ""
+        lines.append(f"{title:39s}{r['input']:12s}{r['route']:10s}{value:26s}{control:26s}{r['n']}")
     return "\n".join(lines)
 
 

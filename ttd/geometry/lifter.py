@@ -116,6 +116,10 @@ class Lifter(Protocol):
         """One result per request, in the order of the requests."""
         ...
 
+    def close(self) -> None:
+        """Let go of what would outlive the lifter, such as a process; nothing is asked of it afterwards."""
+        ...
+
 
 def measured(
     lift: Callable[[LiftRequest], LiftResult], request: LiftRequest, device: torch.device | str = "cpu"

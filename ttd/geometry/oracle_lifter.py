@@ -39,6 +39,9 @@ class OracleLifter:
         """The truth of every request; ``refused`` where none is known."""
         return [measured(self._lift, request) for request in requests]
 
+    def close(self) -> None:
+        """Nothing outlives it."""
+
     def _lift(self, request: LiftRequest) -> LiftResult:
         if request.truth is None:
             return LiftResult(request.key, "refused", "no true solids are known for this picture")

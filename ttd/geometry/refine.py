@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from ttd.config import Config, UserError
-from ttd.diffusion.sdxl import BaseConfig, find_folder, measured_hashes
+from ttd.diffusion.sdxl import BaseConfig, find_folder, find_missing, measured_hashes
 
 FIELDS = ("label", "color", "shape", "size", "place")
 """What a template may name of an object of the description."""
@@ -38,9 +38,8 @@ class RefineConfig(Config):
 
     def problems(self) -> list[str]:
         """What is missing, found without loading anything."""
-        if find_folder(self.base) is not None:
-            return []
-        return [f"refine.base: {self.base.path} is not here; download it with: hf download {self.base.path}"]
+        missing = find_missing(self.base)
+        return [f"refine.{missing}"] if missing else []
 
     @field_validator("object_template")
     @classmethod

@@ -19,12 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ttd.config import Config
+from ttd.config import Config, UserError
 from ttd.geometry.camera import Camera
 from ttd.geometry.domain import Domain, features
 from ttd.geometry.lifter import LifterInfo, LiftRequest, LiftResult, Surface, measured
 from ttd.geometry.sdf_network import Features, SDFNetwork, load_network
 from ttd.geometry.surfaces import lattice, zero_level
+from ttd.untrusted.weights import find_tampered
 
 CHUNK = 16384  # points asked at once: 12 MB per layer of width 192
 
@@ -64,7 +65,10 @@ class SDFLifter:
 
     @classmethod
     def prepare(cls, config: SDFLifterConfig, *, device: torch.device | str = "cpu") -> SDFLifter:
-        """Load the weights (UserError names what is missing)."""
+        """Load the weights (UserError names what is missing, or not what its list of hashes says)."""
+        tampered = find_tampered(config.weights)
+        if tampered:
+            raise UserError(f"lifter.weights: {tampered}")
         network, facts = load_network(config.weights)
         digest = hashlib.sha256((config.weights / "model.safetensors").read_bytes()).hexdigest()
         domain = Domain.load(config.weights)
@@ -78,6 +82,9 @@ class SDFLifter:
     def lift(self, requests: Sequence[LiftRequest]) -> list[LiftResult]:
         """One result per request, each computed by itself, so a result does not depend on its neighbours."""
         return [measured(self._lift, request, self.device) for request in requests]
+
+    def close(self) -> None:
+        """Nothing outlives it."""
 
     def _lift(self, request: LiftRequest) -> LiftResult:
         if request.camera not in (None, self.camera):

@@ -3,9 +3,11 @@
 After PIFu (Saito et al., 2019, arXiv:1905.05172): the point is projected into the picture with the known camera and
 reads the feature map there; beside it stand a code of the whole picture and the point's own coordinates (Fourier
 features, Tancik et al., 2020, arXiv:2006.10739). The distance is truncated, as in DeepSDF
-(Park et al., 2019, arXiv:1901.05103).
+(Park et al., 2019, arXiv:1901.05103). The picture is read by convolutions of its own, or by the vision tower of a Qwen3-VL,
+which a describer can share.
 
-Letters: B pictures, S x S pixels, P points per picture, F width of the feature map, G width of the picture's code.
+Letters: B pictures, S x S pixels, P points per picture, F width of the feature map, G width of the picture's code, N = n x n
+visual tokens of a tower, E width of what it says of each.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +36,8 @@ class SDFNetworkConfig(Config):
     """Side S of the picture in pixels; others are resized."""
     channels: tuple[int, ...] = (32, 64, 128, 160)
     """Width of the encoder at S/2, S/4, S/8 and S/16."""
+    tower: dict[str, Any] | None = None
+    """In place of that encoder a vision tower: the fields of a ``Qwen3VLVisionConfig`` with ``spatial_merge_size`` 1."""
     feature_dim: int = 64
     """Width F of the feature map that points read, at S/2."""
     code_dim: int = 128
@@ -77,11 +82,22 @@ class SDFNetwork(nn.Module):
     def __init__(self, config: SDFNetworkConfig):
         super().__init__()
         self.config = config
-        widths = (3, *config.channels)
-        self.stages = nn.ModuleList(ConvBlock(a, b) for a, b in pairwise(widths))
-        self.lateral = nn.ModuleList(nn.Conv2d(c, config.feature_dim, 1) for c in config.channels)
+        if config.tower is None:
+            widths = (3, *config.channels)
+            self.stages = nn.ModuleList(ConvBlock(a, b) for a, b in pairwise(widths))
+            self.lateral = nn.ModuleList(nn.Conv2d(c, config.feature_dim, 1) for c in config.channels)
+            width = config.channels[-1]
+        else:
+            from transformers import Qwen3VLVisionConfig, Qwen3VLVisionModel  # seconds, and rarely wanted
+
+            self.tower = Qwen3VLVisionModel(Qwen3VLVisionConfig(**config.tower))
+            self.patch = config.tower["patch_size"]
+            width = config.tower["out_hidden_size"] * (1 + len(config.tower["deepstack_visual_indexes"]))
+            self.spread = nn.Linear(
+                width, config.feature_dim * (self.patch // 2) ** 2
+            )  # a token covers that many cells
         self.fuse = nn.Conv2d(config.feature_dim, config.feature_dim, 3, padding=1)
-        self.code = nn.Linear(2 * config.channels[-1], config.code_dim)
+        self.code = nn.Linear(2 * width, config.code_dim)
         point_dim = config.feature_dim + 3 + 6 * config.n_frequencies
         self.enter = nn.Linear(point_dim, config.hidden_dim)
         self.enter_code = nn.Linear(config.code_dim, config.hidden_dim)
@@ -97,15 +113,43 @@ class SDFNetwork(nn.Module):
 
     def encode(self, images: Tensor) -> Features:
         """Pictures [B, 3, S, S] in [0, 1] → features."""
-        maps, x = [], images * 2 - 1
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
+        if self.config.tower is not None:
+            return self.read(self.tokens(images))
+        maps = self._maps(images)
+        x = maps[-1]
         code = F.relu(self.code(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)))
         local = self.lateral[-1](maps[-1])
         for conv, fine in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
             local = conv(fine) + F.interpolate(local, scale_factor=2, mode="nearest")
         return Features(self.fuse(F.relu(local)), code)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        maps, x = [], images * 2 - 1
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the tower says of pictures [B, 3, S, S]: tokens [B, N, E], its last ones beside its deepstack features."""
+        side = images.shape[-1] // self.patch
+        patches = F.unfold(images * 2 - 1, self.patch, stride=self.patch).transpose(1, 2).flatten(0, 1)
+        grid = torch.tensor([[1, side, side]], device=images.device).expand(len(images), -1)
+        seen = self.tower(patches, grid_thw=grid, return_dict=True)
+        return torch.cat([seen.pooler_output, *seen.deepstack_features], dim=-1).unflatten(0, (len(images), -1))
+
+    def read(self, tokens: Tensor) -> Features:
+        """Tokens [B, N, E] of a tower, whoever ran it, → features."""
+        side = math.isqrt(tokens.shape[1])
+        local = F.pixel_shuffle(self.spread(tokens).transpose(1, 2).unflatten(2, (side, side)), self.patch // 2)
+        code = F.relu(self.code(torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)))
+        return Features(self.fuse(F.relu(local)), code)
+
+    def summary(self, images: Tensor) -> Tensor:
+        """Means [B, C] of what the encoder computes of pictures [B, 3, S, S]: of each stage's maps, or of the tokens."""
+        if self.config.tower is not None:
+            return self.tokens(images).mean(1)
+        return torch.cat([x.mean((2, 3)) for x in self._maps(images)], dim=1)
 
     def query(self, features: Features, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points [B, P, 3] → truncated signed distance [B, P] (negative inside) and RGB in [0, 1] [B, P, 3]."""

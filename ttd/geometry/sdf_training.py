@@ -1,8 +1,9 @@
 """Training of the signed-distance network: losses, spoilt pictures, and a plain loop that resumes.
 
 Clamped-L1 on the distance (Park et al., 2019, arXiv:1901.05103, eq. 4, with the target clamped and the answer not, so
-that a wrong far answer still has a gradient) and L1 on the colour of points near the surface. Pictures are spoilt as
-decoded ones are: blurred, resampled, noisy, off in colour.
+that a wrong far answer still has a gradient) and L1 on the colour of points near the surface: the term ``representation``.
+Beside it, where its weight is not 0, the term ``image`` of ``ttd.geometry.reprojection``. Pictures are spoilt as decoded ones
+are: put through an autoencoder, blurred, resampled, noisy, off in colour.
 
 Letters: B pictures, S pixels, P points per picture.
 """
@@ -13,23 +14,26 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ttd.config import Config, UserError, fingerprint
-from ttd.geometry.sdf_network import SDFNetwork
+from ttd.geometry.reprojection import reprojection
+from ttd.geometry.sdf_network import Features, SDFNetwork
 from ttd.seeding import torch_rng
 
 logger = logging.getLogger(__name__)
 COLOUR_RANGE = 0.05  # scene units; colour is asked of points nearer to the surface than this
 COLOUR_WEIGHT = 0.5
 WARMUP = 100
+ROUND_TRIP_SHARE = 0.5  # of the spoilt pictures; the others keep their fine detail
 
 
 class SDFTrainingConfig(Config):
@@ -39,6 +43,8 @@ class SDFTrainingConfig(Config):
     """Pictures per step."""
     n_points: int = 512
     """Points per picture and step."""
+    n_rays: int = Field(default=16, ge=1)
+    """Rays per picture and step, of the image term; one costs as much as 32 points."""
     lr: float = 2e-3
     """Highest rate, after the warm-up; it then falls to 1 % along a cosine."""
     weight_decay: float = 1e-3
@@ -50,8 +56,17 @@ class SDFTrainingConfig(Config):
     """Steps between saved states."""
 
 
-def spoil(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Pictures [B, 3, S, S] in [0, 1], a ``share`` of them blurred or resampled, noisy and off in colour."""
+def spoil(
+    images: Tensor, share: float, generator: torch.Generator, round_trip: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Pictures [B, 3, S, S] in [0, 1], a ``share`` of them blurred or resampled, noisy and off in colour.
+
+    Before that ``round_trip``, an autoencoder there and back, is done to half of the share.
+    """
+    if round_trip is not None:
+        rows = (torch.rand(len(images), generator=generator) < share * ROUND_TRIP_SHARE).nonzero()[:, 0]
+        if len(rows):
+            images = images.index_copy(0, rows, round_trip(images[rows]))
     spoilt = []
     for image in images:
         u = torch.rand(6, generator=generator)
@@ -73,14 +88,28 @@ def spoil(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     return torch.stack(spoilt)
 
 
-def losses(network: SDFNetwork, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses by name for ``image`` [B, 3, S, S], ``points`` [B, P, 3], ``distance`` [B, P] and ``rgb`` [B, P, 3]."""
-    distance, rgb = network.query(network.encode(batch["image"]), batch["points"])
-    limit = network.config.truncation
-    sdf = F.l1_loss(distance, batch["distance"].clamp(-limit, limit)) / limit
-    near = (batch["distance"].abs() < COLOUR_RANGE).float()
-    colour = ((rgb - batch["rgb"]).abs().mean(-1) * near).sum() / near.sum().clamp(min=1)
-    return {"loss": sdf + COLOUR_WEIGHT * colour, "sdf": sdf.detach(), "colour": colour.detach()}
+def losses(
+    network: SDFNetwork, features: Features, batch: dict[str, Tensor], terms: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """The weighted sum ``loss`` of the terms whose weight is not 0, and what they are made of, by name.
+
+    ``representation`` reads ``points`` [B, P, 3], ``distance`` [B, P] and ``rgb`` [B, P, 3]; ``image`` reads what
+    ``ttd.geometry.reprojection.reprojection`` does. ``features`` are those of the pictures.
+    """
+    loss, named = torch.zeros(()), dict[str, Tensor]()
+    if terms["representation"]:
+        distance, rgb = network.query(features, batch["points"])
+        limit = network.config.truncation
+        sdf = F.l1_loss(distance, batch["distance"].clamp(-limit, limit)) / limit
+        near = (batch["distance"].abs() < COLOUR_RANGE).float()
+        colour = ((rgb - batch["rgb"]).abs().mean(-1) * near).sum() / near.sum().clamp(min=1)
+        loss = loss + terms["representation"] * (sdf + COLOUR_WEIGHT * colour)
+        named |= {"sdf": sdf, "colour": colour}
+    if terms["image"]:
+        seen = reprojection(network, features, batch)
+        loss = loss + terms["image"] * (seen["silhouette"] + seen["tint"])
+        named |= seen
+    return {"loss": loss} | {name: value.detach() for name, value in named.items()}
 
 
 def lr_at(step: int, config: SDFTrainingConfig) -> float:
@@ -99,36 +128,41 @@ def fit(
     *,
     seed: int,
     identity: dict,
+    terms: Mapping[str, float],
+    round_trip: Callable[[Tensor], Tensor] | None = None,
     report: Callable[[dict], None] = lambda line: None,
 ) -> None:
     """Train ``network`` on ``draw(step)`` for the steps that are left, from the newest state in ``folder``.
 
-    ``identity`` names what else decides the result (data, architecture); a state of another one is refused.
+    ``identity`` names what else decides the result (data, architecture, autoencoder); a state of another one, or of other
+    ``terms`` (weights by name, see ``losses``), is refused.
 
     Raises:
         UserError: ``folder`` holds the state of another experiment.
     """
     optimizer = torch.optim.AdamW(network.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     path = folder / "state.safetensors"
-    who = fingerprint({"training": config.model_dump(exclude={"checkpoint_every"}), "seed": seed, **identity})
+    who = fingerprint(
+        {"training": config.model_dump(exclude={"checkpoint_every"}), "seed": seed, "terms": dict(terms), **identity}
+    )
     start = _resume(path, network, optimizer, who)
     if start:
         logger.info("resumed at step %d of %d", start, config.steps)
     network.train()
-    clock, sums = time.monotonic(), {"loss": 0.0, "sdf": 0.0, "colour": 0.0}
+    clock, sums = time.monotonic(), dict[str, float]()
     for step in range(start, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = lr_at(step, config)
         batch = draw(step)
-        batch["image"] = spoil(batch["image"], config.spoil, torch_rng(seed, "spoil", step))
+        batch["image"] = spoil(batch["image"], config.spoil, torch_rng(seed, "spoil", step), round_trip)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.mixed_precision):
-            named = losses(network, batch)
+            named = losses(network, network.encode(batch["image"]), batch, terms)
         named["loss"].backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        for name in sums:
-            sums[name] += named[name].item()
+        for name, value in named.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
 
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             n = (step % config.checkpoint_every) + 1
@@ -137,7 +171,7 @@ def fit(
                 {"step": step + 1, "of": config.steps, "steps_per_s": round(rate, 2)}
                 | {k: v / n for k, v in sums.items()}
             )
-            clock, sums = time.monotonic(), dict.fromkeys(sums, 0.0)
+            clock, sums = time.monotonic(), {}
             _save(path, network, optimizer, step + 1, who)
     network.eval()
 

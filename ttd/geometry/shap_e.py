@@ -89,6 +89,9 @@ class ShapELifter:
         """One result per request; one by one, because the pipeline reads only the first of a list of pictures."""
         return [measured(self._lift, request, self.device) for request in requests]
 
+    def close(self) -> None:
+        """Nothing outlives it."""
+
     def _lift(self, request: LiftRequest) -> LiftResult:
         cut = isolate(request)
         picture, facts = cut.on(255), {"background": cut.method}

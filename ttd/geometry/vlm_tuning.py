@@ -122,7 +122,8 @@ def save_tuned(describer: Describer, folder: Path) -> None:
     source = Path(describer.config.model)
     if not source.is_dir():
         names = [f"*{suffix}" for suffix in PROCESSOR_FILES]
-        source = Path(snapshot_download(str(source), revision=describer.config.revision, allow_patterns=names))
+        revision = describer.config.revision  # its weights were loaded, so its snapshot is here
+        source = Path(snapshot_download(str(source), revision=revision, allow_patterns=names, local_files_only=True))
     for path in source.iterdir():
         # config.json and generation_config.json are the model's own, *.index.json lists its files
         if path.suffix in PROCESSOR_FILES and not path.match("*.index.json") and not (folder / path.name).exists():

@@ -190,7 +190,9 @@ def lift_cells(summary: dict[str, Any], metrics: Sequence[str]) -> tuple[list[st
             for name, low, high in (("value", "low", "high"), ("control", "control_low", "control_high"))
         )
         facts = METRICS[row["metric"]]
-        title = facts.title if len(metrics) > len(HEADLINE) else facts.title.removesuffix(f" ({FRAMES['raw_']})")
+        title = facts.title.format(k=row.get("labels", {}).get("ways", "?"))
+        if len(metrics) <= len(HEADLINE):
+            title = title.removesuffix(f" ({FRAMES['raw_']})")
         named = title + arrows.get(facts.direction, "")
         cells.append([named, str(row["input"]), str(row["route"]), value, control, str(row["n"])])
     return ["metric", "input", "route", "value [95 %]", "re-paired control", "n"], cells

@@ -209,7 +209,8 @@ picture shows (`judge/`) and, where it was trained, an SDF lifter (`lifter/`). E
 person and no downloaded weight is in it**, and it knows nothing but these solids.
 
 - **Commands**: `python ttd/train_base.py --config configs/base/tiny.yaml`,
-  then `python ttd/train_lift.py --config configs/lift/train_tiny.yaml` and `… configs/lift/train_describer.yaml`
+  then `python ttd/train_lift.py --config configs/lift/train_tiny.yaml`, `… train_tiny_decoded.yaml` and
+  `… train_describer.yaml`
 - **Duration**, wall minutes of one thread on a shared machine, in the session that finished each: {minutes}
 - **Data**: scenes of one or two solids, 6 kinds x 8 colours x 2 sizes x 3 places. VAE, CLIP, judge and lifter see two looks
   (`base`, `study`), the UNet the base look alone.

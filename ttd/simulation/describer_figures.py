@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from ttd.geometry.describer import Described, Describer
 from ttd.geometry.sdf_training import spoil
@@ -16,18 +19,26 @@ BATCH = 50  # pictures written about at once
 
 
 def held_out_figures(
-    constrained: Describer, free: Describer, pool: DescriberPool, *, seed: int
+    constrained: Describer,
+    free: Describer,
+    pool: DescriberPool,
+    *,
+    seed: int,
+    round_trip: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Mean figures of ``ttd.metrics.description.score_description`` by row.
 
-    Rows: every look as it is; ``spoilt`` is the look ``study`` spoilt as in training; ``free`` writes about ``study``
+    Rows: every look as it is; ``round_trip`` is the look ``study`` through an autoencoder and back, where one is given;
+    ``spoilt`` is ``study`` spoilt as in training, the autoencoder included; ``free`` writes about ``study``
     without the grammar, and its ``agreement`` is the share of texts that are the same as with it; ``shuffled`` scores the
     descriptions of ``study`` against those of other scenes. ``problems`` is the share of descriptions that contradict
     themselves.
     """
-    pictures = {name: images.permute(0, 2, 3, 1).numpy() for name, images in pool.images.items()}
-    spoilt = spoil(pool.images["study"].float() / 255, 1.0, torch_rng(seed, "spoilt"))
-    pictures["spoilt"] = (spoilt * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    images = {name: some.float() / 255 for name, some in pool.images.items()}
+    if round_trip is not None:
+        images["round_trip"] = round_trip(images["study"])
+    images["spoilt"] = spoil(images["study"], 1.0, torch_rng(seed, "spoilt"), round_trip)
+    pictures = {n: (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy() for n, x in images.items()}
     answers = {name: _describe(constrained, images, seed) for name, images in pictures.items()}
     answers["free"] = _describe(free, pictures["study"], seed)
     figures = {}

@@ -25,8 +25,8 @@ from ttd.geometry.description import to_text
 from ttd.geometry.sdf_training import spoil
 from ttd.seeding import key, torch_rng
 from ttd.simulation.fit import fit
-from ttd.simulation.render import LOOKS, render
-from ttd.simulation.scenes import COLOURS, KINDS, SIZES, Scene, describe, draw_scene
+from ttd.simulation.lifter_scenes import ScenePool
+from ttd.simulation.scenes import COLOURS, KINDS, SIZES, Scene, describe
 from ttd.simulation.tiny_vlm import (
     ASSISTANT,
     END,
@@ -50,15 +50,13 @@ NUMBER_WEIGHT = 0.3  # an integer that is off by one is nearly right, and 14 of 
 IGNORE = -100  # cross_entropy's word for "no target"
 
 
-class DescriberPool:
-    """``n_scenes`` scenes of a seed: pictures by look, the tokens of their descriptions, and what each patch shows."""
+class DescriberPool(ScenePool):
+    """Scenes and pictures, the tokens of their descriptions, and what each patch shows."""
 
     def __init__(self, seed: int, purpose: str, n_scenes: int):
-        self.scenes = [draw_scene(key(seed, purpose, i)) for i in range(n_scenes)]
+        super().__init__(seed, purpose, n_scenes, IMAGE_SIZE)
         self.descriptions = [describe(scene) for scene in self.scenes]
-        rendered = {look: render(self.scenes, look, IMAGE_SIZE) for look in LOOKS}
-        self.images = {look: torch.from_numpy(r.image).permute(0, 3, 1, 2) for look, r in rendered.items()}
-        self.patch_labels = patch_labels(self.scenes, torch.from_numpy(next(iter(rendered.values())).mask))
+        self.patch_labels = patch_labels(self.scenes, self.masks)
         tokenizer = make_tokenizer()
         texts = [to_text(d) + END for d in self.descriptions]
         refused = refused_by_grammar(tokenizer, texts)
@@ -67,14 +65,14 @@ class DescriberPool:
         tokens = [torch.tensor(ids) for ids in tokenizer(texts)["input_ids"]]
         self.tokens = nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=tokenizer.pad_token_id)
 
-    def batch(self, seed: int, step: int, batch_size: int) -> dict[str, Tensor]:
-        """``image`` [B, 3, S, S] in [0, 1], ``tokens`` [B, L] and ``patch_labels`` [B, N, 4] of a step, by (seed, step)."""
-        g = torch_rng(seed, "describer-batch", step)
-        rows = torch.randint(len(self.scenes), (batch_size,), generator=g)
-        looks = torch.randint(len(self.images), (batch_size,), generator=g).tolist()
-        pools = list(self.images.values())
-        image = torch.stack([pools[look][row] for look, row in zip(looks, rows, strict=True)]).float() / 255
-        return {"image": image, "tokens": self.tokens[rows], "patch_labels": self.patch_labels[rows]}
+    def described(self, seed: int, step: int, batch_size: int) -> dict[str, Tensor]:
+        """``image`` [B, 3, S, S] in [0, 1] of a step, by (seed, step), and what is asked of it (``asked``)."""
+        rows, image = self.draw(batch_size, torch_rng(seed, "describer-batch", step))
+        return {"image": image, **self.asked(rows)}
+
+    def asked(self, rows: Tensor) -> dict[str, Tensor]:
+        """``tokens`` [B, L] and ``patch_labels`` [B, N, 4] of rows [B] of the pool."""
+        return {"tokens": self.tokens[rows], "patch_labels": self.patch_labels[rows]}
 
 
 def patch_labels(scenes: list[Scene], mask: Tensor) -> Tensor:
@@ -96,32 +94,38 @@ def patch_labels(scenes: list[Scene], mask: Tensor) -> Tensor:
 
 
 class DescriberObjective(nn.Module):
-    """The model and the head of the dense loss: ``forward(batch)`` returns losses by name."""
+    """The model and the head of the dense loss: ``forward(batch)`` returns losses by name, weighted by the term's ``weight``."""
 
     prompt: Tensor
     token_weight: Tensor
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration):
+    def __init__(self, model: Qwen3VLForConditionalGeneration, *, weight: float = 1.0):
         super().__init__()
-        self.model = model
+        self.model, self.weight = model, weight
         self.dense = nn.Linear(model.config.text_config.hidden_size, sum(DENSE.values()))
         tokenizer = make_tokenizer()
         n = model.config.vision_config.num_position_embeddings
         prompt = torch.tensor(tokenizer.convert_tokens_to_ids([START, *[IMAGE] * n, STOP, ASSISTANT]))
         vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-        weight = [NUMBER_WEIGHT if token.lstrip("-").isdigit() else 1.0 for token in vocabulary]
-        weight[tokenizer.pad_token_id] = 0.0
+        weights = [NUMBER_WEIGHT if token.lstrip("-").isdigit() else 1.0 for token in vocabulary]
+        weights[tokenizer.pad_token_id] = 0.0
         self.register_buffer("prompt", prompt, persistent=False)
-        self.register_buffer("token_weight", torch.tensor(weight), persistent=False)
+        self.register_buffer("token_weight", torch.tensor(weights), persistent=False)
 
     def forward(self, batch: dict[str, Tensor], *, words: bool = True) -> dict[str, Tensor]:
         """Losses of ``image`` [B, 3, S, S] in [0, 1], ``tokens`` [B, L] and ``patch_labels`` [B, N, 4].
 
         Without ``words`` only the vision tower is asked, at a third of the cost.
         """
+        return self.describe(batch, self.look(batch["image"]), words=words)
+
+    def look(self, images: Tensor) -> Any:
+        """What the vision tower says of pictures [B, 3, S, S]."""
         core: Any = self.model.model
-        b = len(batch["image"])
-        seen = core.get_image_features(patches(batch["image"]), grid_of(b), return_dict=True)
+        return core.get_image_features(patches(images), grid_of(len(images)), return_dict=True)
+
+    def describe(self, batch: dict[str, Tensor], seen: Any, *, words: bool) -> dict[str, Tensor]:
+        """The losses of what the tower has ``seen``."""
         answers = self.dense(torch.stack(seen.pooler_output).float()).float().split(list(DENSE.values()), dim=-1)
         named = {
             name: F.cross_entropy(answer.transpose(1, 2), batch["patch_labels"][..., i], ignore_index=IGNORE)
@@ -131,7 +135,7 @@ class DescriberObjective(nn.Module):
         if words:
             named["words"] = self._words(batch["tokens"], seen)
             loss = loss + named["words"]
-        return {"loss": loss} | {name: value.detach() for name, value in named.items()}
+        return {"loss": self.weight * loss} | {name: value.detach() for name, value in named.items()}
 
     def _words(self, tokens: Tensor, seen: Any) -> Tensor:
         """Weighted cross-entropy of the description, per weight that a picture decides."""
@@ -149,6 +153,14 @@ class DescriberObjective(nn.Module):
         return (losses * self.token_weight[tokens]).sum() / (b * 10)
 
 
+def fresh_model(seed: int) -> Qwen3VLForConditionalGeneration:
+    """The tiny describer before training."""
+    torch.manual_seed(key(seed, "describer-start"))
+    model = make_model(TinyVLMConfig())
+    model.set_attn_implementation("eager")  # on a CPU a third faster to train than the fused kernel at these sizes
+    return model
+
+
 def train(
     config: DescriberTrainingConfig,
     folder: Path,
@@ -156,27 +168,46 @@ def train(
     seed: int,
     n_scenes: int,
     log: Callable[[dict], None],
+    weight: float = 1.0,
+    round_trip: Callable[[Tensor], Tensor] | None = None,
+    identity: str = "",
     save_every: int = 100,
 ) -> Qwen3VLForConditionalGeneration:
-    """A describer from fresh weights, or from the states in ``folder``; two stages, each of which resumes by itself."""
-    torch.manual_seed(key(seed, "describer-start"))
-    model = make_model(TinyVLMConfig())
-    model.set_attn_implementation("eager")  # on a CPU a third faster to train than the fused kernel at these sizes
-    objective = DescriberObjective(model)
+    """A describer from fresh weights, or from the states in ``folder``; ``weight`` is that of the loss."""
+    model = fresh_model(seed)
 
     @cache
     def pool() -> DescriberPool:  # rendered only if a step is left to do
         return DescriberPool(seed, "describer-train", n_scenes)
 
+    train_stages(
+        DescriberObjective(model, weight=weight), lambda *drawn: pool().described(*drawn), config, folder, seed=seed,
+        log=log, round_trip=round_trip, identity=identity, save_every=save_every,
+    )  # fmt: skip
+    return model
+
+
+def train_stages(
+    objective: DescriberObjective,
+    draw: Callable[[int, int, int], dict[str, Tensor]],
+    config: DescriberTrainingConfig,
+    folder: Path,
+    *,
+    seed: int,
+    log: Callable[[dict], None],
+    round_trip: Callable[[Tensor], Tensor] | None,
+    identity: str,
+    save_every: int,
+) -> None:
+    """Train on ``draw(seed, step, batch size)``: first without the words, then with them; each stage resumes by itself."""
     for stage, fitting in (("sight", config.sight), ("words", config.words)):
 
         def loss_at(step: int, stage: str = stage, n: int = fitting.batch_size) -> tuple[Tensor, dict[str, float]]:
-            batch = pool().batch(key(seed, stage), step, n)
-            batch["image"] = spoil(batch["image"], config.spoil, torch_rng(seed, f"spoil-{stage}", step))
+            batch = draw(key(seed, stage), step, n)
+            batch["image"] = spoil(batch["image"], config.spoil, torch_rng(seed, f"spoil-{stage}", step), round_trip)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.mixed_precision):
                 losses = objective(batch, words=stage == "words")
             loss = losses.pop("loss")
             return loss, {name: value.item() for name, value in losses.items()}
 
-        fit(stage, objective, loss_at, fitting, folder, log=log, save_every=save_every)
-    return model
+        fit(stage, objective, loss_at, fitting, folder, log=log, save_every=save_every, identity=identity)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ttd.config import UserError
 from ttd.experiments.train_base import FitConfig
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,9 +31,10 @@ def lr_at(config: FitConfig, step: int) -> float:
     return config.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _save(path: Path, step: int, tensors: dict[str, Tensor]) -> None:
+def _save(path: Path, step: int, identity: str, tensors: dict[str, Tensor]) -> None:
     aside = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, str(aside), metadata={"step": str(step)})
+    facts = {"step": str(step), "experiment": identity}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, str(aside), metadata=facts)
     aside.replace(path)
 
 
@@ -45,11 +47,17 @@ def fit(
     *,
     log: Callable[[dict], None],
     save_every: int = 200,
+    identity: str = "",
 ) -> M:
     """Minimise ``loss_at(step)`` over the parameters of ``module`` that require gradients; resume from ``folder``.
 
     ``loss_at`` draws its batch from the step alone, so a resumed run sees the same batches. Returns the module with its
     averaged (or last) weights loaded.
+
+    ``identity`` is a fingerprint of what decides the result, where the caller has one.
+
+    Raises:
+        UserError: ``folder`` holds a state of another identity.
     """
     params = {n: p for n, p in module.named_parameters() if p.requires_grad}
     decayed = [p for p in params.values() if p.ndim > 1]
@@ -61,6 +69,9 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     if state_file.exists():
         with safe_open(str(state_file), "pt") as f:
+            if f.metadata().get("experiment", "") != identity:
+                remedy = "give another output_dir or remove the file"
+                raise UserError(f"{state_file}: belongs to another experiment, or to an older version's; {remedy}")
             start, stored = int(f.metadata()["step"]), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
         module.load_state_dict({n: stored[f"model.{n}"] for n in module.state_dict()})
         for n, p in params.items():
@@ -93,7 +104,7 @@ def fit(
                 if p not in optimizer.state:  # the last layer of a text encoder whose hidden_states[-2] is used
                     continue
                 tensors |= {f"{m}.{n}": optimizer.state[p][m] for m in ("exp_avg", "exp_avg_sq")}
-            _save(state_file, step + 1, {k: v.detach().clone() for k, v in tensors.items()})
+            _save(state_file, step + 1, identity, {k: v.detach().clone() for k, v in tensors.items()})
             log({"model": name, "step": step + 1, "seconds": round(time.monotonic() - began, 1), **meter})
             bar.set_postfix(loss=f"{meter['loss']:.4f}")
     bar.close()
