@@ -32,8 +32,8 @@ if [ -z "$subject" ]; then
 fi
 ttd_header
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-if [ -f "$out_dir/build.json" ]; then
-  echo "$out_dir: merged already"
-  exit 0
+if [ -f "$out_dir/build.json" ]; then # merged already, if the words are the same; refused if not
+  ttd_python "shards/$entry.py" "$@" "output_dir=$out_dir"
+  exit
 fi
 ttd_python "shards/$entry.py" "$@" "only_subjects=[\"$subject\"]" "output_dir=$out_dir.subjects/$subject"

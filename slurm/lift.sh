@@ -6,7 +6,8 @@
 #
 # An array: its tasks share the run folder, each takes the next items that nobody works on, and what a task leaves behind is
 # taken over. A task that failed is submitted again alone: sbatch --array=3 ... with the same words.
-# Stops before the time limit, requeues itself and goes on; so does a step that failed, at most MAX_RESTARTS times.
+# Stops before the time limit, after the batch of items at hand, which must fit into the 15 minutes of --signal; requeues itself and
+# goes on; so does a step that failed, at most MAX_RESTARTS times.
 # scancel is final. Site settings: see slurm/env.sh.
 #SBATCH --job-name=ttd-lift
 #SBATCH --nodes=1
@@ -14,7 +15,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=08:00:00
-#SBATCH --signal=B:USR1@300
+#SBATCH --signal=B:USR1@900
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-logs/%x-%A_%a.out

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # Settings of slurm/pipeline.sh: the demo's chain on a cluster. The raw recordings are there already:
 #   python shards/build_simulated.py --config configs/shards/simulated.yaml
-# Leave PAIRED or WINDOWS out where those shards are there, and LIFT where nothing is to be lifted.
+# Leave out what is there already (PAIRED, TARGETS, WINDOWS, PRETRAIN) or is not wanted (LIFT).
 SUBJECTS="01 02 03 04"
 PAIRED=(data/simulated/paired --config configs/shards/simulated_paired.yaml)
 TARGETS=(--config configs/shards/simulated_targets.yaml)
@@ -10,7 +10,7 @@ PRETRAIN=(runs/demo/pretrain --config configs/pretrain/demo.yaml)
 ALIGN=(runs/demo/align --config configs/align/demo.yaml)
 FINETUNE=(runs/demo/finetune --config configs/finetune/demo.yaml)
 GENERATE=(runs/demo/generate --config configs/generate/demo.yaml)
-EVAL=(runs/demo/eval --config configs/eval/demo.yaml "pictures={runs: {no LoRA: null}, compare: []}")
+EVAL=(runs/demo/eval-lora --config configs/eval/demo.yaml "pictures={runs: {no LoRA: null}, compare: []}")
 LIFT=(runs/demo/lift --config configs/lift/demo.yaml)
 # Options of sbatch by step; beside paired and windows: merge, targets, pretrain, align, finetune, generate, eval, lift.
 declare -A options=(

@@ -8,7 +8,7 @@
 # environment as sbatch reads it: SBATCH_ACCOUNT, SBATCH_PARTITION. When a step fails, what waits for it is cancelled. Mend the
 # cause and submit the same again: what is done is found done.
 set -euo pipefail
-settings=${1:?give the settings, as slurm/pipeline.demo.sh}
+settings=$(realpath "${1:?give the settings, as slurm/pipeline.demo.sh}")
 cd "${TTD_ROOT:-$(dirname "$0")/..}"
 mkdir -p slurm-logs
 declare -A options=()
@@ -16,6 +16,7 @@ declare -A options=()
 . "$settings"
 
 submitted=()
+trap 'echo "cancel them all: scancel ${submitted[*]}"' EXIT
 # submit JOBS NAME TEMPLATE WORDS... : after JOBS (numbers joined by colons, or none); leaves the number in $job
 submit() {
   local after=$1 name=$2 template=$3 more
@@ -23,6 +24,7 @@ submit() {
   read -ra more <<<"${options[$name]:-}"
   [ -z "$after" ] || more+=("--dependency=afterok:$after" --kill-on-invalid-dep=yes)
   job=$(sbatch --parsable --job-name="ttd-$name" "${more[@]}" "slurm/$template.sh" "$@")
+  job=${job%%;*} # a federation names its cluster as well
   submitted+=("$job")
   printf '%-10s job %-8s %s\n' "$name" "$job" "${after:+after $after}"
 }
@@ -38,20 +40,17 @@ shards() {
 }
 
 ready=() # what alignment waits for
-if [ -n "${PAIRED+set}" ]; then
-  shards paired build_paired "${PAIRED[@]}"
-  submit "$job" targets command shards/precompute_targets.py "${TARGETS[@]}"
-  ready+=("$job")
-fi
-if [ -n "${WINDOWS+set}" ]; then
-  shards windows build_unlabelled "${WINDOWS[@]}"
-  submit "$job" pretrain pretrain "${PRETRAIN[@]}"
-  ready+=("$job")
-fi
+job=
+[ -z "${PAIRED+set}" ] || shards paired build_paired "${PAIRED[@]}"
+[ -z "${TARGETS+set}" ] || submit "$job" targets command shards/precompute_targets.py "${TARGETS[@]}"
+[ -z "$job" ] || ready+=("$job")
+job=
+[ -z "${WINDOWS+set}" ] || shards windows build_unlabelled "${WINDOWS[@]}"
+[ -z "${PRETRAIN+set}" ] || submit "$job" pretrain pretrain "${PRETRAIN[@]}"
+[ -z "$job" ] || ready+=("$job")
 submit "$(IFS=: && echo "${ready[*]}")" align align "${ALIGN[@]}"
 submit "$job" finetune finetune "${FINETUNE[@]}"
 submit "$job" generate generate "${GENERATE[@]}"
 generated=$job
 submit "$generated" eval eval "${EVAL[@]}"
 [ -z "${LIFT+set}" ] || submit "$generated" lift lift "${LIFT[@]}"
-echo "cancel them all: scancel ${submitted[*]}"

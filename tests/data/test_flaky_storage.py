@@ -13,7 +13,7 @@ from small_shards import sample, write_part
 
 from ttd.config import UserError
 from ttd.data.index import ShardIndex
-from ttd.data.members import PAUSES_S, DamageError
+from ttd.data.members import PAUSES_S, DamageError, StorageError
 from ttd.data.quarantine import on_damage
 from ttd.data.reader import ShardReader
 from ttd.data.stream import DataConfig, Stream, open_reader
@@ -114,7 +114,7 @@ def test_after_three_more_tries_the_error_names_file_and_place_and_no_policy_dro
     shim = Shim(monkeypatch, lambda call: errno.EIO)
     where = r"train/000000\.tar: sample 'sub-1_img-0001', member eeg\.npy at byte \d+: .*Input/output error, 4 times"
     start = time.monotonic()
-    with pytest.raises(DamageError, match=where), on_damage("quarantine"):
+    with pytest.raises(StorageError, match=where), on_damage("quarantine"):
         reader.eeg(1)
     assert shim.calls == 4
     assert sum(PAUSES_S) <= time.monotonic() - start <= sum(PAUSES_S) + 2

@@ -51,9 +51,12 @@ def cluster(tmp_path):
 
     def submit(step: str, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
         """Run slurm/finetune.sh with ``step`` as the training; returns the process and the ids that were requeued."""
-        program("scontrol", f'[ "$1" = show ] && echo node1 || echo "$2" >> "{said}"')
+        program(
+            "scontrol",
+            f'[ "$1" = requeue ] && [ -n "${{NO_REQUEUE:-}}" ] && exit 1; [ "$1" = show ] && echo node1 || echo "$2" >> "{said}"',
+        )
         program("sleep", "exit 0")
-        program("srun", f'case "$*" in *"import socket"*) exit 0;; esac\n{step}')
+        program("srun", f'case "$*" in *"socket.gethostname"*) exit 0;; esac\n{step}')
         variables = {"PATH": f"{programs}:/usr/bin:/bin", "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node1"}
         variables |= {"SLURM_SUBMIT_DIR": str(root), "OUT": str(tmp_path / "run")} | environment
         command = ["bash", str(root / "slurm/finetune.sh"), str(tmp_path / "run"), "--config", "x.yaml"]
@@ -111,3 +114,52 @@ def test_the_launch_covers_all_nodes_and_passes_arguments_whole(cluster, tmp_pat
     assert (pairs["--num_machines"], pairs["--num_processes"], pairs["--machine_rank"]) == ("2", "8", "1"), done.stderr
     assert (pairs["--main_process_ip"], pairs["--main_process_port"]) == ("node1", "20451")
     assert words[-4:] == ["ttd/finetune.py", "--config", "x.yaml", f"output_dir={tmp_path / 'run'}"]
+
+
+def test_a_second_job_in_a_run_folder_is_refused_while_the_first_runs(cluster, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.job").write_text("40\n")
+    squeue = tmp_path / "bin/squeue"
+    squeue.write_text('#!/bin/bash\n[ "${*: -1}" = 40 ] && echo "40 main ttd-pretrain R"\n')
+    squeue.chmod(0o755)
+    done, requeued = cluster(outcome(0))
+    assert (done.returncode, requeued) == (2, [])
+    assert "job 40 is at work there" in done.stdout
+    squeue.write_text("#!/bin/bash\nexit 1\n")  # it has ended
+    assert cluster(outcome(0))[0].returncode == 0
+
+
+def test_a_wrong_environment_is_not_tried_on_other_nodes(cluster, tmp_path):
+    done, requeued = cluster(outcome(0), TTD_VENV=str(tmp_path))
+    assert (done.returncode, requeued) == (2, [])
+    assert "holds no bin/activate" in done.stdout
+
+
+def test_the_file_of_a_site_may_use_what_is_not_set_and_return_what_it_likes(cluster, tmp_path):
+    (tmp_path / "site.sh").write_text('echo "modules of $LMOD_SYSTEM"\nfalse\n')
+    done, _ = cluster(outcome(0), TTD_SITE=str(tmp_path / "site.sh"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_where_jobs_may_not_queue_themselves_the_log_says_what_to_do(cluster, tmp_path):
+    done, _ = cluster("exit 1", NO_REQUEUE="1")
+    assert "submit the same once more" in done.stdout
+
+
+def test_shards_are_staged_whole_and_a_copy_that_broke_off_is_made_again(tmp_path):
+    """The copying alone, as srun runs it on a node."""
+    text = (ROOT / "slurm/env.sh").read_text()
+    script = text[text.index("set -euo pipefail\n    mkdir -p") : text.index("done' stage")] + "done"
+    shards, disk = tmp_path / "shards", tmp_path / "disk"
+    (shards / "train").mkdir(parents=True)
+    (shards / "train/0.tar").write_bytes(b"x" * 1000)
+    copy = disk.joinpath(*(shards / "train/0.tar").parts[1:])
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"x" * 10)  # newer than the shard, and short
+    command = ["bash", "-c", script, "stage", str(shards)]
+    environment = {"PATH": "/usr/bin:/bin", "TTD_STAGED": str(disk), "SLURM_JOB_ID": "7"}
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert copy.read_bytes() == b"x" * 1000
+    assert [p.name for p in copy.parent.iterdir()] == ["0.tar"]
