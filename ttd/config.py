@@ -179,11 +179,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def write_aside(path: Path, text: str) -> None:
+def write_aside(path: Path, content: str | bytes) -> None:
     """Write a file so that it is whole or absent: aside, then renamed. Several machines may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    aside.write_text(text)
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
     aside.replace(path)
 
 
@@ -218,7 +218,10 @@ def _wait_for_outcome(folder: Path, since: float, timeout_s: float) -> bool:
 
     False where it does not: then rank 0 has no such error, and waits for this rank in vain.
     """
-    path, end = folder / "outcome.json", time.monotonic() + timeout_s
+    path = Path(
+        os.environ.get("TTD_OUTCOME", folder / "outcome.json")
+    )  # the folder's may be another job's of the array
+    end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if path.exists() and path.stat().st_mtime >= since:
             return True

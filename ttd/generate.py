@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ttd.bridge.conditioner import EEGConditioner
-from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run, write_lines
+from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run, write_aside, write_lines
 from ttd.data.controls import noise_like, pre_stimulus
 from ttd.data.index import ShardIndex
 from ttd.data.reader import ShardReader
@@ -308,7 +308,8 @@ def write_manifest(config: GenerateConfig, records: list[dict[str, Any]]) -> Non
         content = shown.image(shown.index.find(record["image_sha256"]))
         suffix = "png" if content.startswith(b"\x89PNG") else "jpg"
         record["shown_path"] = f"shown/{record['image_sha256'][:16]}.{suffix}"
-        (config.output_dir / record["shown_path"]).write_bytes(content)
+        if not (config.output_dir / record["shown_path"]).exists():  # another job of the array may be reading it
+            write_aside(config.output_dir / record["shown_path"], content)
     draw_sheet(config.output_dir, records)
     write_lines(config.output_dir / "manifest.jsonl", records)
 

@@ -38,6 +38,10 @@ SLOW_S = 1.0
 _headers: dict[bytes, tuple[tuple[int, ...], bool, np.dtype]] = {}
 
 
+class StorageError(OSError):
+    """A read failed after all tries: of the bytes nothing is known. No mistake of the user's, so a job may start again."""
+
+
 class DamageError(UserError):
     """Bytes of a sample are not those that were written; ``key`` and ``reason`` are for the quarantine.
 
@@ -146,6 +150,15 @@ class Files:
         near = self._near / shard if self._near and shard.endswith(".tar") else None
         return near if near and near.is_file() else self._folder / shard
 
+    def distrust_copies(self, shard: str) -> bool:
+        """Read the shared files from now on; False where that is what is done already."""
+        if self._near is None:
+            return False
+        logger.warning("%s: differs from the index; reading %s instead", self._near / shard, self._folder / shard)
+        self._near = None
+        self.local.open.forget(shard)
+        return True
+
     @property
     def folder(self) -> Path | None:
         """The folder."""
@@ -227,18 +240,25 @@ class MemberReader:
 
         Raises:
             DamageError: the bytes are not those that were written; names shard, key, member, offset and the remedy.
+            StorageError: they cannot be read.
         """
         try:
             n = self.source.read_into(shard, offset, view)
         except FileNotFoundError:
             raise self.damage(shard, key, name, offset, "the shard is missing") from None
         except OSError as error:
+            if error.errno in TRANSIENT:
+                where = f"{self.source.where}/{shard}: sample {key!r}, member {name} at byte {offset}"
+                raise StorageError(f"{where}: {error}; look at the storage, then start again") from error
             unreadable = self.damage(shard, key, name, offset, str(error))
-            unreadable.folder = None  # storage failed; of the sample nothing is known, so no policy leaves it out
+            unreadable.folder = None  # of the sample nothing is known, so no policy leaves it out
             raise unreadable from error
+        good = n == len(view) and xxhash.xxh3_64_intdigest(view) == xxh3
+        if not good and isinstance(self.source, Files) and self.source.distrust_copies(shard):
+            return self.read_into(shard, key, name, offset, xxh3, view)
         if n < len(view):
             raise self.damage(shard, key, name, offset, f"truncated: {n} of {len(view)} bytes are there")
-        if xxhash.xxh3_64_intdigest(view) != xxh3:
+        if not good:
             raise self.damage(shard, key, name, offset, "damaged: the checksum differs from the index")
 
     def read(self, shard: str, key: str, name: str, offset: int, size: int, xxh3: int) -> Any:

@@ -162,6 +162,12 @@ def check_launch(
     """
     problems = []
     world = world_size()
+    meant = os.environ.get("TTD_WORLD")
+    if meant is not None and int(meant) != world:
+        problems.append(
+            f"the job has {meant} processes, but the launcher started a world of {world}: each node would train alone; with "
+            "DeepSpeed start with --deepspeed_multinode_launcher standard"
+        )
     try:
         micro = micro_batch(global_batch_size, micro_batch_size, world)
     except UserError as error:

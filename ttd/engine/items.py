@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -109,7 +109,8 @@ def run_items(
     result = todo.result()
     result.made = made
     if not result.left and (accelerator is None or accelerator.is_main_process):
-        todo.sweep()
+        # with claims, other jobs may still be at it
+        todo.sweep(older_than_s=config.stale_after_s if config.schedule == "claimed" else 0.0)
     if result.left and (stopped or accelerator is not None):
         raise StoppedError(f"stopped with {len(result.left)} of {len(items)} items left; the same command resumes")
     return result
@@ -224,10 +225,15 @@ class Todo:
             if self.status(item) != "done":
                 raise
 
-    def sweep(self) -> None:
-        """Remove what killed processes left half-made; only when nothing is left to do."""
+    def sweep(self, older_than_s: float) -> None:
+        """Remove what killed processes left half-made, only when nothing is left to do: what nobody has touched for so long."""
         for path in self.folder.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # gone meanwhile
+                newest = max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+                if time.time() - newest >= older_than_s:
+                    shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            (self.folder / ".claims").rmdir()  # where nobody holds one
 
     def result(self) -> ItemsResult:
         out = ItemsResult()

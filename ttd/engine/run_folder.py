@@ -22,6 +22,7 @@ from ttd.redaction import redact
 
 FREE_TO_CHANGE = {
     "output_dir", "max_steps", "log_every", "checkpoint_every", "micro_batch_size", "compare_ranks_every", "watchdog_s",
+    "schedule", "stale_after_s",
 }  # fmt: skip
 """Last parts of keys that do not change what a step learns: length, intervals, the machine."""
 FREE_SECTIONS = {"tracking", "samples"}
