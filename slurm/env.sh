@@ -96,8 +96,8 @@ ttd_stage() {
     find . -type f -name "*.tar" -print0 | while IFS= read -rd "" file; do
       [ "$(stat -c %s:%Y "$file")" != "$(stat -c %s:%Y "$place/$file" 2>/dev/null)" ] || continue
       mkdir -p "$(dirname "$place/$file")"
-      cp --preserve=timestamps "$file" "$place/$file.$SLURM_JOB_ID"
-      mv -f "$place/$file.$SLURM_JOB_ID" "$place/$file"
+      cp --preserve=timestamps "$file" "$place/$file.$SLURM_JOB_ID.$SLURM_NODEID"
+      mv -f "$place/$file.$SLURM_JOB_ID.$SLURM_NODEID" "$place/$file"
     done' stage "$TTD_STAGE"
 }
 

@@ -15,6 +15,8 @@ declare -A options=()
 # shellcheck source=slurm/pipeline.demo.sh
 . "$settings"
 
+# Submitted twice, a chain must not work twice in one folder: jobs of one name and settings wait for each other (singleton).
+tag=$(cksum <<<"$settings" | cut -d" " -f1)
 submitted=()
 trap 'echo "cancel them all: scancel ${submitted[*]}"' EXIT
 # submit JOBS NAME TEMPLATE WORDS... : after JOBS (numbers joined by colons, or none); leaves the number in $job
@@ -22,8 +24,8 @@ submit() {
   local after=$1 name=$2 template=$3 more
   shift 3
   read -ra more <<<"${options[$name]:-}"
-  [ -z "$after" ] || more+=("--dependency=afterok:$after" --kill-on-invalid-dep=yes)
-  job=$(sbatch --parsable --job-name="ttd-$name" "${more[@]}" "slurm/$template.sh" "$@")
+  more+=("--dependency=${after:+afterok:$after,}singleton" --kill-on-invalid-dep=yes)
+  job=$(sbatch --parsable --job-name="ttd-$name-$tag" "${more[@]}" "slurm/$template.sh" "$@")
   job=${job%%;*} # a federation names its cluster as well
   submitted+=("$job")
   printf '%-10s job %-8s %s\n' "$name" "$job" "${after:+after $after}"

@@ -76,7 +76,7 @@ def test_a_damaged_sample_that_only_rank_1_meets_ends_both_ranks_and_is_named(tm
     assert name in printed, printed[-3000:]
     outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
     assert outcome["status"] == 2
-    assert outcome["message"].startswith("rank 1 alone: ")
+    assert outcome["message"].startswith("rank 1: ")
     assert name in outcome["message"]
     assert gone_s <= GONE_S + BUSY_S
 

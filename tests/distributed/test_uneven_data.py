@@ -59,7 +59,7 @@ def test_a_rank_without_shards_ends_all_ranks_and_says_what_is_missing(tmp_path)
     assert "study-2/train: holds no shards (index.json is missing)" in printed, printed[-3000:]
     outcome = json.loads((tmp_path / "run" / "outcome.json").read_text())
     assert outcome["status"] == 2
-    assert "rank 2 alone: " in outcome["message"]
+    assert "rank 2: " in outcome["message"]
     assert "study-2/train: holds no shards" in outcome["message"]
 
 

@@ -157,7 +157,7 @@ def test_shards_are_staged_whole_and_a_copy_that_broke_off_is_made_again(tmp_pat
     copy.parent.mkdir(parents=True)
     copy.write_bytes(b"x" * 10)  # newer than the shard, and short
     command = ["bash", "-c", script, "stage", str(shards)]
-    environment = {"PATH": "/usr/bin:/bin", "TTD_STAGED": str(disk), "SLURM_JOB_ID": "7"}
+    environment = {"PATH": "/usr/bin:/bin", "TTD_STAGED": str(disk), "SLURM_JOB_ID": "7", "SLURM_NODEID": "0"}
     for _ in range(2):
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
