@@ -37,7 +37,7 @@ from ttd.engine.loop import TrainResult, evaluating, mean_losses, train
 from ttd.engine.run_folder import check_resumable
 from ttd.engine.tracking import check_tracking, talk
 from ttd.experiments.pretrain import PretrainConfig
-from ttd.objectives.masked_reconstruction import MaskedReconstruction
+from ttd.objectives.masked_reconstruction import MaskedReconstruction, leaves_out_patches
 from ttd.objectives.reconstruction_scores import autocovariance_of_present, errors, errors_by_cap, markdown, spectra
 from ttd.pages.card import intended_use_markdown
 from ttd.seeding import key
@@ -78,6 +78,10 @@ def check(config: PretrainConfig) -> Plan:
     except ValueError as error:
         plan.problems.append(f"encoder: {error}")
         return plan
+    try:
+        leaves_out_patches(config.objective, encoder)
+    except UserError as error:
+        plan.problems.append(str(error))
     plan.notes.append(
         f"pretraining: {n_windows} windows of {index.n_times} time points at {index.sfreq:g} Hz, "
         f"{index.n_chans} channels; encoder of {sum(p.numel() for p in encoder.parameters()):,} parameters, "

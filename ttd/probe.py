@@ -36,6 +36,7 @@ from ttd.engine.tracking import talk
 from ttd.experiments.probe import AlignedConfig, ClassifierConfig, ProbeConfig, ProbedConfig
 from ttd.metrics.probing import GroupScores, difference, rows_of, table
 from ttd.objectives.contrastive import load_aligned
+from ttd.objectives.inceptsadnet import InceptSADNetConfig
 from ttd.objectives.probing import EncoderTokens, LinearProbeConfig, NetworkClassifier, NetworkConfig
 
 log = logging.getLogger("ttd.probe")
@@ -137,6 +138,8 @@ def build(config: ClassifierConfig, data: Labelled, *, seed: int) -> tuple[BaseE
     if isinstance(config, LinearProbeConfig):
         probe = make_pipeline(EncoderTokens(config, **facts), StandardScaler(), LogisticRegression(max_iter=2000))
         return choosing(probe, "logisticregression__C", config.strengths)
+    if isinstance(config, InceptSADNetConfig):
+        return NetworkClassifier(config.settings(), **facts), {}
     assert isinstance(config, NetworkConfig)
     network = NetworkClassifier(config.settings[0], **facts)
     return network, {"settings": list(config.settings)} if len(config.settings) > 1 else {}

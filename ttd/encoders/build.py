@@ -8,13 +8,17 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from ttd.encoders.base import Encoder, EncoderBase
+from ttd.encoders.brain3d import Brain3DConfig, Brain3DEncoder
 from ttd.encoders.braindecode_models import BraindecodeConfig, BraindecodeEncoder
 from ttd.encoders.inceptsad import InceptSADConfig, InceptSADEncoder
+from ttd.encoders.mae import MAEConfig, MAEEncoder
 from ttd.encoders.nice import NiceConfig, NiceEncoder
 
 KINDS: dict[str, tuple[type[EncoderBase], type[Encoder]]] = {
     "inceptsad": (InceptSADConfig, InceptSADEncoder),
     "nice": (NiceConfig, NiceEncoder),
+    "mae": (MAEConfig, MAEEncoder),
+    "brain3d": (Brain3DConfig, Brain3DEncoder),
     "braindecode": (BraindecodeConfig, BraindecodeEncoder),
 }
 
@@ -27,7 +31,7 @@ def config_class(content: dict[str, Any]) -> type[EncoderBase]:
     """
     name = str(content.get("name", "inceptsad"))
     if name.partition(":")[0] not in KINDS:
-        raise ValueError(f"no encoder {name!r}; there are inceptsad, nice and braindecode:<ClassName>")
+        raise ValueError(f"no encoder {name!r}; there are inceptsad, nice, mae, brain3d and braindecode:<ClassName>")
     return KINDS[name.partition(":")[0]][0]
 
 
@@ -36,7 +40,9 @@ def _by_name(content: Any) -> Any:
     return config_class(content).model_validate(content) if isinstance(content, dict) else content
 
 
-EncoderConfig = Annotated[InceptSADConfig | NiceConfig | BraindecodeConfig, BeforeValidator(_by_name)]
+EncoderConfig = Annotated[
+    InceptSADConfig | NiceConfig | MAEConfig | Brain3DConfig | BraindecodeConfig, BeforeValidator(_by_name)
+]
 
 
 def construct(config: EncoderBase, *, n_times: int, sfreq: float, ch_names: Sequence[str]) -> Encoder:

@@ -53,6 +53,8 @@ class InceptSADConfig(EncoderBase):
     attention_scale: Literal["head_dim", "embed_dim"] = "head_dim"
     block_init: Literal["zero", "xavier"] = "zero"
     """``zero``: every block starts as the identity."""
+    final_norm: bool = True
+    """LayerNorm on the tokens. InceptSADNet, the classifier that TTD-net's encoder comes from, has none."""
     electrodes: Literal["free", "positions"] = "free"
     """``free``: every electrode has weights of its own. ``positions``: weights are a function of the electrode's place, so that
     the encoder moves to any cap of 10-05 names, also to electrodes it has never seen."""
@@ -115,7 +117,7 @@ class InceptSADEncoder(Encoder):
             )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.embed_dim)
+        self.norm = nn.LayerNorm(config.embed_dim) if config.final_norm else nn.Identity()
 
     def forward(self, eeg: Tensor) -> Tensor:
         """Map EEG [B, C, T], scaled per channel, to tokens [B, N, E]."""

@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a fourfold GELU layer, each behind a LayerNorm and around a residual."""
+    """Attention and a GELU layer ``mlp_ratio`` times as wide, each behind a LayerNorm and around a residual."""
 
     def __init__(
         self,
@@ -62,12 +62,14 @@ class Block(nn.Module):
         dropout: float = 0.0,
         scale: Literal["head_dim", "embed_dim"] = "head_dim",
         init: Literal["zero", "xavier"] = "zero",
+        mlp_ratio: float = 4.0,
     ):
         super().__init__()
+        hidden = int(dim * mlp_ratio + 1e-6)  # a ratio read off a checkpoint may be a little under a whole number
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = Attention(dim, n_heads, dropout=dropout, scale=scale)
-        last = nn.Linear(4 * dim, dim)
-        self.feedforward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), last)
+        last = nn.Linear(hidden, dim)
+        self.feedforward = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), last)
         self.dropout = nn.Dropout(dropout)
         xavier(self)
         if init == "zero":

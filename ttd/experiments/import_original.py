@@ -1,4 +1,4 @@
-"""Configuration of ``ttd/import_original.py``: a checkpoint of TTD-net, and what its tensors do not tell."""
+"""Configuration of ``ttd/import_original.py``: a checkpoint of TTD-net or DreamDiffusion, and what its tensors do not tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ttd.config import Config
 class ImportOriginalConfig(Config):
     output_dir: Path
     checkpoint: Path
-    """``checkpoint_best.pth`` (pretraining) or ``latest.pth`` (fine-tuning). It is read without running what is in it."""
+    """TTD-net's ``checkpoint_best.pth`` (pretraining) or ``latest.pth`` (fine-tuning), or DreamDiffusion's ``checkpoint.pth``
+    (pretraining); which one it is, its tensors tell. It is read without running what is in it."""
     ch_names: list[str] = Field(min_length=1)
     """Electrodes in the order of the data it was trained on."""
     sfreq: float = Field(gt=0)
@@ -22,8 +23,9 @@ class ImportOriginalConfig(Config):
     n_heads: int | None = Field(default=None, ge=1)
     """Heads of the encoder, where the checkpoint's configuration does not tell: 8 in the original's pretraining, 16 in its
     fine-tuning."""
-    decoder_heads: int = Field(default=8, ge=1)
-    """Heads of the decoder of pretraining."""
+    decoder_heads: int | None = Field(default=None, ge=1)
+    """Heads of the decoder of pretraining. Without it those of the original: 8 in TTD-net's; in DreamDiffusion's as the
+    checkpoint's configuration tells, 16."""
     resampler_heads: int = Field(default=8, ge=1)
     """Heads of the resampler of fine-tuning."""
     target: str = "clip"

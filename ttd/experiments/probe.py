@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from ttd.baselines.classifiers import BandPowerConfig, LDAConfig, RidgeConfig
 from ttd.config import Config
 from ttd.data.labelled import LabelledConfig
+from ttd.objectives.inceptsadnet import InceptSADNetConfig
 from ttd.objectives.probing import LinearProbeConfig, NetworkConfig
 
 
@@ -32,7 +33,7 @@ class AlignedConfig(Config):
 
 
 ClassifierConfig = Annotated[
-    LDAConfig | RidgeConfig | BandPowerConfig | LinearProbeConfig | NetworkConfig | AlignedConfig,
+    LDAConfig | RidgeConfig | BandPowerConfig | LinearProbeConfig | NetworkConfig | InceptSADNetConfig | AlignedConfig,
     Field(discriminator="name"),
 ]
 

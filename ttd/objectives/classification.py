@@ -1,7 +1,7 @@
 """A classifier of epochs: encoder and head. With the InceptSAD encoder it is InceptSADNet.
 
 TTD-net's InceptSADNet (the classifier its encoder was adapted from) is the form ``head: {form: original}`` with the
-encoder of configs/probe/ttdnet_original.yaml; the default is one linear layer on all tokens.
+encoder of ``objectives/inceptsadnet.py``; the default is one linear layer on all tokens.
 
 Shapes: B batch, C channels, T samples, N tokens, E width of the encoder, K classes.
 """

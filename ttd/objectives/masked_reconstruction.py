@@ -3,6 +3,7 @@ time).
 
 The hidden samples are filled with zeros, the mean of the scaled data, or with the guess of ``start``. The error is measured on
 hidden time only, over all channels that the window has: an electrode that its cap lacks is zero in the input and counts nowhere.
+With ``masking.patches`` the encoder mae is not given the hidden patches, and the decoder puts a learned token in their place.
 Trivial predictors to stand beside it: ``ttd/baselines/interpolation.py``.
 
 Shapes: B batch, C channels, T samples.
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from ttd import seeding
 from ttd.baselines.component_filter import ComponentFilter
 from ttd.baselines.interpolation import predict_linear
-from ttd.config import Config
+from ttd.config import Config, UserError
 from ttd.encoders import Encoder
-from ttd.encoders.decoder import DecoderConfig, ReconstructionDecoder
-from ttd.encoders.masking import MaskingConfig, electrode_mask, temporal_mask
+from ttd.encoders.decoder import DecoderConfig, MaskTokenDecoder, ReconstructionDecoder
+from ttd.encoders.mae import MAEEncoder
+from ttd.encoders.masking import MaskingConfig, electrode_mask, n_visible_patches, temporal_mask
 
 
 class MaskedReconstructionConfig(Config):
@@ -54,6 +56,7 @@ class MaskedReconstruction(nn.Module):
 
     Raises:
         ValueError: ``start: wiener`` without a filter.
+        UserError: masking by patches that are not the encoder's (see ``leaves_out_patches``).
     """
 
     def __init__(
@@ -68,13 +71,13 @@ class MaskedReconstruction(nn.Module):
         if config.start == "wiener" and component_filter is None:
             raise ValueError("start=wiener needs a component_filter; fit one on the training windows")
         self.config, self.seed, self.encoder, self.component_filter = config, seed, encoder, component_filter
-        self.decoder = ReconstructionDecoder(
-            config.decoder,
-            embed_dim=encoder.embed_dim,
-            n_tokens=encoder.n_tokens,
-            n_chans=len(encoder.ch_names),
-            n_times=encoder.n_times,
-        )
+        sizes = {"embed_dim": encoder.embed_dim, "n_tokens": encoder.n_tokens,
+                 "n_chans": len(encoder.ch_names), "n_times": encoder.n_times}  # fmt: skip
+        self.decoder: MaskTokenDecoder | ReconstructionDecoder
+        if leaves_out_patches(config, encoder):
+            self.decoder = MaskTokenDecoder(config.decoder, patch_samples=config.masking.span, **sizes)
+        else:
+            self.decoder = ReconstructionDecoder(config.decoder, **sizes)
         if config.start != "zero":
             nn.init.zeros_(self.decoder.predict.weight)  # nothing is added before something is learnt
 
@@ -97,9 +100,19 @@ class MaskedReconstruction(nn.Module):
         if dropped is not None:
             visible = visible.masked_fill(dropped[:, :, None], 0.0)
         if self.config.start == "zero":
-            return self.decoder(self.encoder(visible))
+            return self._decoded(visible, mask)
         start = self.start(visible, mask)
-        return start + self.decoder(self.encoder(start if self.config.fill == "start" else visible))
+        return start + self._decoded(start if self.config.fill == "start" else visible, mask)
+
+    def _decoded(self, seen: Tensor, mask: Tensor) -> Tensor:
+        """What encoder and decoder make of ``seen`` [B, C, T]; of its visible patches alone where hidden ones are left out."""
+        if isinstance(self.decoder, ReconstructionDecoder):
+            return self.decoder(self.encoder(seen))
+        assert isinstance(self.encoder, MAEEncoder)
+        n, masking = self.encoder.n_tokens, self.config.masking
+        hidden = mask[:, : n * masking.span : masking.span]  # [B, N]
+        kept = hidden.int().argsort(dim=1, stable=True)[:, : n_visible_patches(masking, n)]
+        return self.decoder(self.encoder.encode_visible(seen, kept), kept)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch: "eeg" [B, C, T] scaled per channel, "position" [B], and where caps differ "present" [B, C]."""
@@ -114,6 +127,26 @@ class MaskedReconstruction(nn.Module):
         counted = hidden_samples(mask, present, dropped)
         loss = masked_mse(self.reconstruct(eeg, mask, dropped).float(), eeg, counted)
         return {"loss": loss, "zero": masked_mse(torch.zeros_like(eeg), eeg, counted).detach()}
+
+
+def leaves_out_patches(config: MaskedReconstructionConfig, encoder: Encoder) -> bool:
+    """Whether hidden patches are left out of the encoder's input, rather than filled.
+
+    Raises:
+        UserError: they would be, but are not as long as the encoder's, or are to be filled.
+    """
+    if not config.masking.patches or not isinstance(encoder, MAEEncoder):
+        return False
+    span, patch = config.masking.span, encoder.config.patch_samples
+    if span != patch:
+        raise UserError(
+            f"objective.masking.span={span}: the encoder's patches have {patch} samples; with masking.patches give span={patch}"
+        )
+    if config.fill == "start":
+        raise UserError(
+            "objective.fill=start: hidden patches are left out of the input, nothing is filled; take fill=zero"
+        )
+    return True
 
 
 def hidden_samples(mask: Tensor, present: Tensor | None = None, dropped: Tensor | None = None) -> Tensor:

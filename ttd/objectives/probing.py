@@ -55,6 +55,8 @@ class NetworkSettings(Config):
     """The export/encoder folder of a run to go on from, instead of ``encoder``: full fine-tuning."""
     head: ClassHeadConfig = ClassHeadConfig()
     steps: int = Field(default=200, ge=1)
+    passes: int | None = Field(default=None, ge=1)
+    """As many updates as this many passes over the training epochs would take, instead of ``steps``."""
     batch_size: int = Field(default=64, ge=2)
     lr: float = Field(default=3e-3, gt=0)
     """Highest rate: a tenth of the steps up, then half a cosine down."""
@@ -163,9 +165,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             optimizer = torch.optim.AdamW(module.parameters(), lr=s.lr, weight_decay=s.weight_decay)
             draw = torch_rng(own, "batches")
             weight = 1 / torch.bincount(label).float()[label]  # each class as often as the others
-            for step in range(s.steps):
+            steps = s.steps if s.passes is None else s.passes * math.ceil(len(label) / s.batch_size)
+            for step in range(steps):
                 for group in optimizer.param_groups:
-                    group["lr"] = s.lr * rate(step, s.steps)
+                    group["lr"] = s.lr * rate(step, steps)
                 rows = torch.multinomial(weight, min(s.batch_size, len(label)), generator=draw)
                 losses = module({"eeg": varied(eeg, label, rows, s, draw), "label": label[rows]})
                 losses["loss"].backward()
