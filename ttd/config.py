@@ -311,11 +311,12 @@ def run(
     doc: str | None,
     check: Callable[[C], Plan] | None = None,
     argv: Sequence[str] | None = None,
+    refuse_unsafe: bool = True,
 ) -> typing.NoReturn:
     """The door of every entry: parse, check, print the plan, run, leave an outcome, exit with its status.
 
     ``check(config)`` must not start a process group nor write anything: it lists all problems and the costs.
-    The run folder is ``config.output_dir``.
+    The run folder is ``config.output_dir``. ``refuse_unsafe``: do not start with packages below their floor.
     """
     redact_tracebacks()
     start, config, message, status, started = time.monotonic(), None, "", DONE, False
@@ -332,7 +333,7 @@ def run(
                 if is_main_process():
                     print(to_yaml(config), end="")
                 sys.exit(DONE)
-            old = [f"{what}; {remedy}" for what, remedy in too_old()]
+            old = [f"{what}; {remedy}" for what, remedy in too_old()] if refuse_unsafe else []
             if old:
                 raise UserError("\n".join(old))
             plan = check(config) if check else Plan()

@@ -158,4 +158,4 @@ def main(config: DoctorConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(main, DoctorConfig, doc=__doc__)
+    run(main, DoctorConfig, doc=__doc__, refuse_unsafe=False)  # it tells of them

@@ -16,7 +16,7 @@ from ttd.config import UserError
 from ttd.data import index as index_module
 from ttd.data import members
 from ttd.data.index import ShardIndex
-from ttd.data.members import DamageError
+from ttd.data.members import DamageError, StorageError
 from ttd.data.quarantine import on_damage
 from ttd.data.reader import ShardReader
 from ttd.data.schema import hash_of
@@ -107,7 +107,7 @@ def test_what_keeps_failing_is_given_up_after_three_more_tries(tmp_path, monkeyp
     write_part(tmp_path / "train", n=2)
     reader = ShardReader.open(tmp_path / "train")
     pauses = flaky(monkeypatch, [errno.EIO] * 9)
-    with pytest.raises(DamageError, match="sample 'sub-1_img-0001', member eeg.npy .*Input/output error"):
+    with pytest.raises(StorageError, match="sample 'sub-1_img-0001', member eeg.npy .*Input/output error"):
         reader.eeg(1)
     assert len(pauses) == 3
 

@@ -241,7 +241,6 @@ def test_the_header_of_a_job_says_where_and_what_without_a_secret(place, tmp_pat
     env = {**ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(place / "home")}
     env |= {
         "TTD_ROOT": str(place / "checkout"),
-        "TTD_VENV": "/nowhere",
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "node-a",
     }
