@@ -49,9 +49,9 @@ def test_a_saved_clip_embeds_as_before(tmp_path, tokenizer):
 def test_text_states_are_those_the_pipeline_computes(tmp_path, tokenizer):
     torch.manual_seed(0)
     tiny_clip.save_clip(tmp_path / "clip", tiny_clip.ClipWithHeads(tiny_clip.make_clip(tokenizer)), tokenizer)
-    model = tiny_unet.TextToLatents(tokenizer, base_report.load_text_encoder_2(tmp_path / "clip")).eval()
-    base_report.save_pipeline(tmp_path, model, tiny_vae.make_vae(), tokenizer)
-    context, _, pooled, _ = base_report.load_pipeline(tmp_path).encode_prompt(["a large red cone left"])
+    model = tiny_unet.make_model(tokenizer, tmp_path / "clip").eval()
+    tiny_unet.save_pipeline(tmp_path, model, tiny_vae.make_vae(), tokenizer)
+    context, _, pooled, _ = tiny_unet.load_pipeline(tmp_path).encode_prompt(["a large red cone left"])
     ids = tiny_clip.tokenize(tokenizer, ["a large red cone left"])
     own_context, own_pooled = model.condition(ids, torch.ones(1))
     assert torch.allclose(own_context, context, atol=5e-3)
@@ -83,8 +83,8 @@ def test_foreground_psnr_ignores_the_table():
     assert tiny_vae.foreground_psnr(images, other, mask) == pytest.approx(20.0)
 
 
-def test_the_shipped_weights_stay_within_25_megabytes():
-    assert sum(f.stat().st_size for f in SHIPPED.rglob("*.safetensors")) <= 25e6
+def test_all_shipped_weights_together_stay_within_25_megabytes():
+    assert sum(f.stat().st_size for f in SHIPPED.parent.rglob("*.safetensors")) <= 25e6
 
 
 def test_the_shipped_vae_clip_and_judge_hold_their_figures_on_unseen_scenes():
@@ -103,7 +103,7 @@ def test_the_shipped_vae_clip_and_judge_hold_their_figures_on_unseen_scenes():
 
 def test_the_shipped_pipeline_draws_what_the_caption_says():
     part = pictures("unseen", "base", 24, 1.0)
-    drawn = base_report.generate(base_report.load_pipeline(SHIPPED), part.captions, seed=1)
+    drawn = base_report.generate(tiny_unet.load_pipeline(SHIPPED), part.captions, seed=1)
     named = base_report.shares(name_pictures(load_judge(SHIPPED / "judge"), drawn), part)
     assert named["kind"] >= 0.85
     assert named["colour"] >= 0.9
@@ -111,6 +111,4 @@ def test_the_shipped_pipeline_draws_what_the_caption_says():
 
 def test_the_model_card_states_what_was_measured():
     figures = json.loads((SHIPPED / "figures.json").read_text())
-    card = (SHIPPED / "README.md").read_text()
-    assert f"{figures['base']['vae_foreground_psnr_db']} dB" in card
-    assert f"{figures['generated_one_solid']['kind']:.3f}" in card
+    assert (SHIPPED / "README.md").read_text() == base_report.model_card(figures)

@@ -1,26 +1,30 @@
-"""Saving the tiny base models as a diffusers folder, and the figures of their model card."""
+"""The tiny base models measured on unseen scenes, and the model card of those in SDXL's format.
+
+What a generated picture shows is named by the judge; the card of Stable Diffusion 1.5's format is in ``sd15_report``.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, ModelMixin, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
 from PIL import Image
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from ttd.experiments.train_base import TrainBaseConfig
 from ttd.seeding import torch_rng
 from ttd.simulation.base_data import VOCABULARY, Pictures, pictures
-from ttd.simulation.judge import load_judge, name_pictures
+from ttd.simulation.judge import Judge, load_judge, name_pictures
 from ttd.simulation.scenes import Scene, Solid, caption
 from ttd.simulation.tiny_clip import ClipWithHeads, load_clip, tokenize
-from ttd.simulation.tiny_unet import TextToLatents, make_scheduler
+from ttd.simulation.tiny_unet import load_pipeline
 from ttd.simulation.tiny_vae import foreground_psnr, reconstruct
 
 GUIDANCE, STEPS = (
@@ -43,12 +47,6 @@ def load_vae(folder: Path) -> AutoencoderKL:
     )
 
 
-def load_text_encoder_2(folder: Path) -> CLIPTextModelWithProjection:
-    """The text tower of the tiny CLIP, frozen."""
-    model = CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    return model.eval().requires_grad_(False)
-
-
 @torch.no_grad()
 def encode(vae: AutoencoderKL, part: Pictures) -> Tensor:
     """Scaled latents [N, 4, 16, 16] of a part, from the posterior's mean."""
@@ -59,44 +57,16 @@ def encode(vae: AutoencoderKL, part: Pictures) -> Tensor:
     return torch.cat(parts) * vae.config.scaling_factor
 
 
-def save_pipeline(folder: Path, model: TextToLatents, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
-    """All parts as one folder that ``StableDiffusionXLPipeline.from_pretrained`` opens."""
-    scheduler = DPMSolverMultistepScheduler.from_config(make_scheduler().config, use_karras_sigmas=True)
-    pipeline = StableDiffusionXLPipeline(
-        vae=copy.deepcopy(vae).half(),
-        text_encoder=CLIPTextModel(copy.deepcopy(model.text_encoder.config)),
-        text_encoder_2=CLIPTextModelWithProjection(copy.deepcopy(model.text_encoder_2.config)),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=copy.deepcopy(model.unet).half(),
-        scheduler=scheduler,
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
-    )
-    pipeline.text_encoder.load_state_dict(model.text_encoder.state_dict())
-    pipeline.text_encoder_2.load_state_dict(model.text_encoder_2.state_dict())
-    pipeline.text_encoder.half()
-    pipeline.text_encoder_2.half()
-    pipeline.save_pretrained(folder)
-
-
-def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
-    """The tiny SDXL in float32."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, add_watermarker=False, use_safetensors=True
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def generate(pipeline: StableDiffusionXLPipeline, captions: list[str], seed: int, guidance: float = GUIDANCE) -> Tensor:
-    """Pictures [N, 3, 64, 64] in [0, 1] of captions, 25 steps of DPM++ 2M Karras; picture i depends on (seed, i) alone."""
+def generate(
+    pipeline: DiffusionPipeline, captions: list[str], seed: int, guidance: float = GUIDANCE, steps: int = STEPS
+) -> Tensor:
+    """Pictures [N, 3, 64, 64] in [0, 1] of captions with the pipeline's scheduler; picture i depends on (seed, i) alone."""
     out = []
     for start in range(0, len(captions), 50):
         some = captions[start : start + 50]
         generators = [torch_rng(seed, "base-sample", start + i) for i in range(len(some))]
         pixels = pipeline(
-            some, height=64, width=64, num_inference_steps=STEPS, guidance_scale=guidance, generator=generators,
+            some, height=64, width=64, num_inference_steps=steps, guidance_scale=guidance, generator=generators,
             output_type="pt",
         ).images  # fmt: skip
         out.append(pixels)
@@ -124,11 +94,18 @@ def shares(named: dict[str, np.ndarray], part: Pictures) -> dict[str, float]:
     return {k: round(float((named[k] == truth[k]).mean()), 4) for k in VOCABULARY}
 
 
-def contact_sheet(rows: list[Tensor], path: Path, scale: int = 2) -> None:
-    """Rows of pictures as one image file."""
-    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+def contact_sheet(rows: list[Tensor], path: Path, resample: Image.Resampling = Image.Resampling.LANCZOS) -> None:
+    """Rows of pictures [N, 3, H, W] at twice their size as one image file; a shorter row ends in white."""
+    longest = max(len(row) for row in rows)
+    full = [torch.cat([row, row.new_ones(longest - len(row), *row.shape[1:])]) for row in rows]
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in full], dim=1)
     picture = Image.fromarray((sheet.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
-    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.LANCZOS).save(path, optimize=True)
+    picture.resize((picture.width * 2, picture.height * 2), resample).save(path, optimize=True)
+
+
+def by_kind(part: Pictures, n: int) -> list[list[int]]:
+    """The first ``n`` rows of a part for each kind of solid."""
+    return [[i for i in range(len(part)) if part.labels["kind"][i] == k][:n] for k in range(len(VOCABULARY["kind"]))]
 
 
 def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -136,15 +113,40 @@ def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
     return {k: round(float(np.mean([r[k] for r in rows])), 4) for k in rows[0]}
 
 
+def unseen(config: TrainBaseConfig) -> tuple[Pictures, Pictures]:
+    """The scenes of the base look that every card is about: one solid, and two."""
+    n = config.n_evaluation
+    return pictures("unseen", "base", n, 1.0), pictures("unseen-pairs", "base", n, 0.0)
+
+
+@torch.no_grad()
+def draw_and_name(
+    draw: Callable[[list[str], int], Tensor], judge: Judge, single: Pictures, double: Pictures, seeds: Sequence[int]
+) -> tuple[dict[str, dict[str, float]], Tensor, Tensor]:
+    """What the judge names right in ``draw(captions, seed)``, mean of the seeds, and the first seed's pictures of both parts.
+
+    The control names pictures that were drawn for other captions: chance, unless the judge says what is asked of it.
+    """
+    drawn = [draw(single.captions, seed) for seed in seeds]
+    pairs = [draw(double.captions, seed) for seed in seeds]
+    shuffled = np.random.default_rng(0).permutation(len(single))
+    figures = {
+        "generated_one_solid": mean_of([shares(name_pictures(judge, x), single) for x in drawn]),
+        "generated_two_solids": mean_of([shares(name_pictures(judge, x), double) for x in pairs]),
+        "control_captions_shuffled": shares(name_pictures(judge, drawn[0][shuffled]), single),
+    }
+    return figures, drawn[0], pairs[0]
+
+
 @torch.no_grad()
 def report(config: TrainBaseConfig, folder: Path, *, log: Callable[[dict], None]) -> None:
     """Measure the shipped files on unseen scenes; write figures.json, two contact sheets and the model card."""
     n, seeds = config.n_evaluation, range(1, config.sampling_seeds + 1)
-    single = {look: pictures("unseen", look, n, 1.0) for look in ("base", "study")}
-    double = pictures("unseen-pairs", "base", n, 0.0)
-    vae, judge, (clip, tokenizer) = load_vae(folder / "vae"), load_judge(folder / "judge"), load_clip(folder / "clip")
+    base, double = unseen(config)
+    parts = config.parts_dir or folder
+    vae, judge, (clip, tokenizer) = load_vae(folder / "vae"), load_judge(parts / "judge"), load_clip(parts / "clip")
     figures: dict = {"scenes": n, "sampling_seeds": list(seeds), "guidance": GUIDANCE, "steps": STEPS}
-    for look, part in single.items():
+    for look, part in {"base": base, "study": pictures("unseen", "study", n, 1.0)}.items():
         images = part.images(range(n))
         decoded = reconstruct(vae, images)
         figures[look] = {
@@ -154,26 +156,28 @@ def report(config: TrainBaseConfig, folder: Path, *, log: Callable[[dict], None]
             "judge": shares(name_pictures(judge, images), part),
             "judge_on_vae": shares(name_pictures(judge, decoded), part),
         }
-    pipeline, base = load_pipeline(folder), single["base"]
-    drawn = [generate(pipeline, base.captions, seed) for seed in seeds]
-    figures["generated_one_solid"] = mean_of([shares(name_pictures(judge, x), base) for x in drawn])
-    pairs = [generate(pipeline, double.captions, seed) for seed in seeds]
-    figures["generated_two_solids"] = mean_of([shares(name_pictures(judge, x), double) for x in pairs])
-    shuffled = np.random.default_rng(0).permutation(n)
-    figures["control_captions_shuffled"] = shares(name_pictures(judge, drawn[0][shuffled]), base)
-    by_kind = [[i for i in range(n) if base.labels["kind"][i] == k][:10] for k in range(6)]
-    contact_sheet([drawn[0][rows] for rows in by_kind], folder / "contact_sheet.png")
-    contact_sheet([pairs[0][i : i + 10] for i in range(0, 30, 10)], folder / "contact_sheet_pairs.png")
-    figures["megabytes"] = round(sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6, 2)
-    figures["parameters"] = {
-        "vae": sum(p.numel() for p in vae.parameters()),
-        "clip": sum(p.numel() for p in clip.parameters()),
-        "judge": sum(p.numel() for p in judge.parameters()),
-        "unet": sum(p.numel() for p in pipeline.unet.parameters()),
+    pipeline = load_pipeline(folder)
+    generated, drawn, pairs = draw_and_name(partial(generate, pipeline), judge, base, double, seeds)
+    figures |= generated
+    contact_sheet([drawn[rows] for rows in by_kind(base, 10)], folder / "contact_sheet.png")
+    contact_sheet([pairs[i : i + 10] for i in range(0, 30, 10)], folder / "contact_sheet_pairs.png")
+    models = {"vae": vae, "clip": clip, "judge": judge, "unet": pipeline.unet}
+    write_report(figures | facts(models, folder, config.output_dir), model_card, folder, log)
+
+
+def facts(models: dict[str, nn.Module], folder: Path, run_folder: Path) -> dict:
+    """Size of the weights below ``folder``, parameters by model, and how long each model's training took."""
+    return {
+        "megabytes": round(sum(f.stat().st_size for f in folder.rglob("*.safetensors")) / 1e6, 2),
+        "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
+        "seconds_by_model": training_seconds(run_folder / "log.jsonl"),
     }
-    figures["seconds_by_model"] = training_seconds(config.output_dir / "log.jsonl")
+
+
+def write_report(figures: dict, card: Callable[[dict], str], folder: Path, log: Callable[[dict], None]) -> None:
+    """The figures as figures.json and as the model card README.md."""
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (folder / "README.md").write_text(model_card(figures))
+    (folder / "README.md").write_text(card(figures))
     log({"model": "report", **figures})
 
 
@@ -190,11 +194,16 @@ def training_seconds(log: Path) -> dict[str, float]:
     return {r["model"]: r["seconds"] for r in rows if "seconds" in r}
 
 
+CHANCE = {name: 1 / len(words) for name, words in VOCABULARY.items()}
+
+
+def row(name: str, shares: dict[str, float]) -> str:
+    """One line of a card's table."""
+    return f"| {name} | {' | '.join(f'{shares[k]:.3f}' for k in VOCABULARY)} |"
+
+
 def model_card(f: dict) -> str:
     """README.md of the weights: command, duration, data, figures, limits."""
-
-    def row(name: str, s: dict[str, float]) -> str:
-        return f"| {name} | {s['kind']:.3f} | {s['colour']:.3f} | {s['size']:.3f} | {s['place']:.3f} |"
 
     minutes = ", ".join(f"{k} {v / 60:.0f}" for k, v in f["seconds_by_model"].items())
     parameters = ", ".join(f"{k} {v:,}" for k, v in f["parameters"].items())
@@ -218,9 +227,10 @@ person and no downloaded weight is in it**, and it knows nothing but these solid
 - **License**: MIT
 
 ```python
+import torch
 from diffusers import StableDiffusionXLPipeline
 
-pipeline = StableDiffusionXLPipeline.from_pretrained("weights/tiny", add_watermarker=False)
+pipeline = StableDiffusionXLPipeline.from_pretrained("weights/tiny", add_watermarker=False, dtype=torch.float32)
 pipeline("a large red cone left", height=64, width=64, guidance_scale=4.0).images[0]
 ```
 
@@ -237,7 +247,7 @@ Foreground PSNR of the VAE: {f["base"]["vae_foreground_psnr_db"]} dB (base look)
 
 | named right | kind | colour | size | place |
 |---|---|---|---|---|
-{row("chance", {"kind": 1 / 6, "colour": 1 / 8, "size": 1 / 2, "place": 1 / 3})}
+{row("chance", CHANCE)}
 {row("CLIP, heads, base look", f["base"]["clip_heads"])}
 {row("CLIP, heads, study look", f["study"]["clip_heads"])}
 {row("CLIP, nearest of 288 captions, base look", f["base"]["clip_zero_shot"])}

@@ -7,11 +7,22 @@ the frozen text tower of the tiny CLIP; the empty prompt is zeros, as in SDXL.
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+from typing import Any
+
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from ttd.objectives.conditional_diffusion import min_snr_weight
 from ttd.seeding import numpy_rng, torch_rng
 from ttd.simulation.tiny_clip import EMBED_DIM, MAX_LENGTH, tokenize
 
@@ -21,11 +32,11 @@ MIN_SNR_GAMMA = 5.0
 DROPOUT = 0.1
 
 
-def make_scheduler() -> DDPMScheduler:
-    """SDXL's noise levels, with v-prediction."""
+def make_scheduler(prediction_type: str = "v_prediction") -> DDPMScheduler:
+    """The noise levels of SDXL and of Stable Diffusion 1.5."""
     return DDPMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000,
-        prediction_type="v_prediction", clip_sample=False, timestep_spacing="leading", steps_offset=1,
+        prediction_type=prediction_type, clip_sample=False, timestep_spacing="leading", steps_offset=1,
     )  # fmt: skip
 
 
@@ -83,11 +94,15 @@ class TextToLatents(nn.Module):
 
 
 class UnetLoss:
-    """``loss_at(step)``: min-SNR weighted v-prediction on latents encoded beforehand."""
+    """``loss_at(step)``: min-SNR weighted squared error in the scheduler's prediction type, on latents encoded beforehand.
+
+    ``model.condition(ids, keep)`` gives what ``model(noisy, t, ...)`` is told of captions; ``keep`` 0 is the empty prompt.
+    """
 
     def __init__(
         self,
-        model: TextToLatents,
+        model: nn.Module,
+        scheduler: DDPMScheduler,
         tokenizer: CLIPTokenizer,
         latents: Tensor,
         captions: list[str],
@@ -96,7 +111,7 @@ class UnetLoss:
         seed: int,
     ) -> None:
         self.model, self.latents, self.batch_size, self.seed = model, latents, batch_size, seed
-        self.ids, self.scheduler = tokenize(tokenizer, captions), make_scheduler()
+        self.ids, self.scheduler = tokenize(tokenizer, captions), scheduler
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, float]]:
         rng, g = numpy_rng(self.seed, "unet", step), torch_rng(self.seed, "unet-noise", step)
@@ -105,12 +120,46 @@ class UnetLoss:
         noise = torch.randn(clean.shape, generator=g)
         # One time in each of B equal slices: less variance than B free draws, and still uniform.
         t = torch.from_numpy(((rng.permutation(len(rows)) + rng.random(len(rows))) / len(rows) * 1000).astype("int64"))
-        noisy, target = self.scheduler.add_noise(clean, noise, t), self.scheduler.get_velocity(clean, noise, t)
+        v = self.scheduler.config.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(clean, noise, t) if v else noise
         with torch.autocast("cpu", torch.bfloat16):
-            context, pooled = self.model.condition(self.ids[rows], keep)
-            prediction = self.model(noisy, t, context, pooled)
-        alpha = self.scheduler.alphas_cumprod[t]
-        snr = alpha / (1 - alpha)
-        weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)  # for v-prediction the weight is min(SNR, γ) / (SNR + 1)
+            condition: Any = self.model.condition  # a module's attributes have no types
+            prediction = self.model(self.scheduler.add_noise(clean, noise, t), t, *condition(self.ids[rows], keep))
         error = ((prediction.float() - target) ** 2).mean((1, 2, 3))
-        return (weight * error).mean(), {"v_mse": error.mean().item()}
+        return (min_snr_weight(self.scheduler, t, MIN_SNR_GAMMA) * error).mean(), {"mse": error.mean().item()}
+
+
+def make_model(tokenizer: CLIPTokenizer, clip: Path) -> TextToLatents:
+    """A new UNet and text encoder 1 beside the text tower of the CLIP in a folder."""
+    text_encoder_2 = CLIPTextModelWithProjection.from_pretrained(clip, dtype=torch.float32, use_safetensors=True)
+    return TextToLatents(tokenizer, text_encoder_2.eval())
+
+
+def save_pipeline(folder: Path, model: TextToLatents, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
+    """All parts as one folder that ``StableDiffusionXLPipeline.from_pretrained`` opens."""
+    scheduler = DPMSolverMultistepScheduler.from_config(make_scheduler().config, use_karras_sigmas=True)
+    pipeline = StableDiffusionXLPipeline(
+        vae=copy.deepcopy(vae).half(),
+        text_encoder=CLIPTextModel(copy.deepcopy(model.text_encoder.config)),
+        text_encoder_2=CLIPTextModelWithProjection(copy.deepcopy(model.text_encoder_2.config)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=copy.deepcopy(model.unet).half(),
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+    pipeline.text_encoder.load_state_dict(model.text_encoder.state_dict())
+    pipeline.text_encoder_2.load_state_dict(model.text_encoder_2.state_dict())
+    pipeline.text_encoder.half()
+    pipeline.text_encoder_2.half()
+    pipeline.save_pretrained(folder)
+
+
+def load_pipeline(folder: Path) -> StableDiffusionXLPipeline:
+    """The tiny SDXL in float32."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, add_watermarker=False, use_safetensors=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
