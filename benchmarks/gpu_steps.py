@@ -12,12 +12,12 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from sdxl_shapes import NOISE, UNET, VAE
 from torch import Tensor, nn
 
-from ttd.bridge.conditioner import ConditionerConfig, EEGConditioner
+from ttd.bridge.conditioner import EEGConditioner, PerceiverConditionerConfig
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.bridge.resampler import ResamplerConfig
 from ttd.diffusion.attention import attention_problem, compile_blocks, set_attention
+from ttd.diffusion.base import Base, BaseConfig, load_base, time_ids
 from ttd.diffusion.lora import LoRAConfig, add_lora
-from ttd.diffusion.sdxl import Base, BaseConfig, load_base, time_ids
 from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.engine.schedules import OptimConfig, make_optimizer
 from ttd.objectives.conditional_diffusion import ConditionalDiffusion, ConditionalDiffusionConfig
@@ -92,7 +92,9 @@ def trainer(size: Size, how: How) -> Callable[[int], None]:
     encoder = build_encoder(InceptSADConfig(embed_dim=128, depth=0, n_filters=32, whiten=False), **facts)
     head = ClipHead(ClipHeadConfig(), embed_dim=128, n_tokens=encoder.n_tokens, clip_dim=CLIP_DIM)
     conditioner = EEGConditioner.build(
-        ConditionerConfig(resampler=ResamplerConfig(n_queries=size.n_tokens, depth=2), freeze=("encoder", "clip_head")),
+        PerceiverConditionerConfig(
+            resampler=ResamplerConfig(n_queries=size.n_tokens, depth=2), freeze=("encoder", "clip_head")
+        ),
         encoder=encoder,
         clip_head=head,
         context_dim=parts.context_dim,

@@ -233,7 +233,7 @@ def counted_weights() -> dict[str, int]:
     from diffusers import UNet2DConditionModel
     from sdxl_shapes import UNET as SHAPES
 
-    from ttd.bridge.conditioner import ConditionerConfig, EEGConditioner
+    from ttd.bridge.conditioner import EEGConditioner, PerceiverConditionerConfig
     from ttd.bridge.heads import ClipHead, ClipHeadConfig
     from ttd.diffusion.lora import LoRAConfig, add_lora
     from ttd.encoders import InceptSADConfig, build_encoder
@@ -250,7 +250,7 @@ def counted_weights() -> dict[str, int]:
         width = InceptSADConfig().embed_dim
         head = ClipHead(ClipHeadConfig(), embed_dim=width, n_tokens=encoder.n_tokens, clip_dim=768)
         parts = {"encoder": encoder, "clip_head": head, "context_dim": 2048, "pooled_dim": 1280}
-        bridge = EEGConditioner.build(ConditionerConfig(), **parts).bridge
+        bridge = EEGConditioner.build(PerceiverConditionerConfig(), **parts).bridge
     return {
         "UNET": whole,
         "LORA": n(unet, trained=True),

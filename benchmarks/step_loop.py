@@ -27,12 +27,12 @@ from accelerate import Accelerator
 from figures import compare
 from tqdm import tqdm
 
-from ttd.bridge.conditioner import ConditionerConfig, EEGConditioner
+from ttd.bridge.conditioner import EEGConditioner, PerceiverConditionerConfig
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.data.stream import DataConfig, Stream, open_reader
 from ttd.data.writer import ShardWriter
+from ttd.diffusion.base import BaseConfig, load_base
 from ttd.diffusion.lora import LoRAConfig, add_lora
-from ttd.diffusion.sdxl import BaseConfig, load_base
 from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.engine.accelerator import EngineConfig, make_accelerator
 from ttd.engine.loop import TrainConfig, train
@@ -78,7 +78,7 @@ def objective() -> ConditionalDiffusion:
     )
     head = ClipHead(ClipHeadConfig(), embed_dim=128, n_tokens=encoder.n_tokens, clip_dim=64)
     conditioner = EEGConditioner.build(
-        ConditionerConfig(),
+        PerceiverConditionerConfig(),
         encoder=encoder,
         clip_head=head,
         context_dim=base.context_dim,

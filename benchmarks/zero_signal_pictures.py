@@ -22,8 +22,8 @@ from ttd.data.pictures import PictureDecoder
 from ttd.data.reader import ShardReader
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.targets import TargetTable
+from ttd.diffusion.base import BaseConfig, load_base
 from ttd.diffusion.sampler import SamplerConfig, sample
-from ttd.diffusion.sdxl import BaseConfig, load_base
 from ttd.diffusion.targets import ClipTargets
 from ttd.metrics.catalogue import METRICS
 from ttd.metrics.picture_scores import Described, Seen

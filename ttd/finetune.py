@@ -1,11 +1,11 @@
-"""Finetune the conditioning bridge and SDXL's LoRA adapters on paired EEG–image shards.
+"""Finetune the conditioning bridge and LoRA adapters of SDXL or Stable Diffusion 1.5 on paired EEG–image shards.
 
     accelerate launch --config_file launch/zero2.yaml ttd/finetune.py \\
         --config configs/finetune/sdxl_lora_gifford2022.yaml
 
 Run the same command again to resume. The state with the lowest diffusion loss on the validation part is exported to
-export/: encoder, clip_head, bridge, unet_lora (as diffusers reads it), pipeline.json (what ``ttd.EEGToImagePipeline``
-needs to know of EEG and base) and a model card.
+export/: encoder, clip_head, bridge, unet_lora (as diffusers reads it) or cross_attention, pipeline.json (what
+``ttd.EEGToImagePipeline`` needs to know of EEG and base) and a model card.
 """
 
 from __future__ import annotations
@@ -19,36 +19,31 @@ import torch
 
 from ttd.bridge.conditioner import EEGConditioner, save_bridge
 from ttd.bridge.heads import ClipHead
-from ttd.config import Plan, UserError, run
+from ttd.config import UserError, run
 from ttd.data.covariance import noise_covariance
 from ttd.data.index import ShardIndex
 from ttd.data.quarantine import guards_data
 from ttd.data.reader import ShardReader
 from ttd.data.stream import DataConfig, Stream, evaluation_batches, kept_rows, open_reader
 from ttd.data.targets import TargetTable
-from ttd.diffusion.attention import attention_problem, compile_blocks, compiler_problem, set_attention
-from ttd.diffusion.lora import add_lora, save_lora
-from ttd.diffusion.memory import BESIDE, Fitted, count
-from ttd.diffusion.sdxl import (
+from ttd.diffusion.attention import compile_blocks, set_attention
+from ttd.diffusion.base import (
     Base,
-    find_folder,
-    find_missing,
     load_base,
-    load_unet_config,
     measured_hashes,
-    weight_files,
 )
+from ttd.diffusion.cross_attention import save_cross_attention, train_cross_attention
+from ttd.diffusion.lora import add_lora, save_lora
 from ttd.diffusion.text_targets import split_states
-from ttd.encoders import build_encoder, load_encoder, read_encoder_facts
-from ttd.engine.accelerator import check_launch, fixed_micro_batch, make_accelerator, memory_of_rank, world_size
+from ttd.encoders import build_encoder, load_encoder
+from ttd.engine.accelerator import make_accelerator
 from ttd.engine.checkpoint import load_weights, step_folder
 from ttd.engine.loop import TrainResult, mean_losses, train
-from ttd.engine.run_folder import check_resumable
-from ttd.engine.tracking import check_tracking, talk
+from ttd.engine.tracking import talk
 from ttd.experiments.finetune import FinetuneConfig, FromAlignment
+from ttd.experiments.finetune_plan import check, cut, targets
 from ttd.experiments.model_card import model_card
 from ttd.experiments.pipeline import describe_export
-from ttd.experiments.targets import SIZE_IDS
 from ttd.objectives.conditional_diffusion import ConditionalDiffusion
 from ttd.objectives.contrastive import Aligned, Contrastive, ContrastiveConfig, TargetSpace, load_aligned, save_aligned
 from ttd.objectives.sample_grid import SampleGrid
@@ -56,116 +51,6 @@ from ttd.pages.card import intended_use_markdown
 from ttd.seeding import key
 
 log = logging.getLogger("ttd.finetune")
-
-
-def targets(config: FinetuneConfig) -> list[str]:
-    """What each picture needs beside its EEG."""
-    return ["clip", "vae", SIZE_IDS, *(["text"] if config.objective.text_weight else [])]
-
-
-def check(config: FinetuneConfig) -> Plan:
-    """Shards, targets, encoder and base must be there and belong together; says what the work will read."""
-    plan = Plan(problems=check_resumable(config.output_dir, config))
-    plan.problems += check_launch(
-        config.engine, config.global_batch_size, config.micro_batch_size, averages=config.optim.ema_decay is not None
-    )
-    plan.problems += check_tracking(config.train.tracking)
-    base = config.base
-    wrong = (find_missing(base), attention_problem(base.attention), compiler_problem(base.compile))
-    plan.problems += [problem for problem in wrong if problem]
-    if not config.data.shards.is_dir():
-        plan.problems.append(f"data.shards: no folder {config.data.shards}; build it with shards/build_paired.py")
-        return plan
-    for part in ("train", "validation"):
-        try:
-            index = ShardIndex.read(config.data.shards / part)
-        except UserError as error:
-            plan.problems.append(f"data.shards: {error}")
-            continue
-        if part == "train":
-            plan.problems += check_start(config, index)
-            plan.notes.append(f"fine-tuning: {index.n_samples} samples of {len(index.subjects)} subjects")
-        elif config.samples.n and index.facts.kind == "paired":
-            plan.problems += check_pictures(config)
-    for name in targets(config):
-        folder = config.data.shards / "targets" / name
-        if not (folder / "index.json").is_file():
-            remedy = f"make them with shards/precompute_targets.py ({name.partition('.')[0]} among its targets)"
-            plan.problems.append(f"data.shards: {folder} has no targets; {remedy}")
-    for name in ("text_only_steps", "words_share"):
-        if getattr(config.objective, name) and not config.objective.text_weight:
-            plan.problems.append(f"objective.{name}: needs the base's words; give objective.text_weight")
-    place = None if plan.problems else find_folder(base)
-    if place is not None:
-        size = sum((place / name).stat().st_size for name in weight_files(base)) / 1e9
-        updates = f"{config.train.max_steps} updates of {config.global_batch_size} samples"
-        plan.notes.append(f"base: {place} ({size:.2f} GB of weights, frozen); {updates}")
-        try:
-            plan.notes.append(cut(config).account)
-        except UserError as error:
-            plan.problems.append(str(error))
-    return plan
-
-
-def check_pictures(config: FinetuneConfig) -> list[str]:
-    """Why there is nothing to stand beside the samples that are drawn while training goes on."""
-    folder = config.data.shards / "images"
-    if (folder / "index.json").is_file():
-        return []
-    return [f"samples.n={config.samples.n}: {folder} has no pictures to show beside them; build it, or set samples.n=0"]
-
-
-def cut(config: FinetuneConfig) -> Fitted:
-    """Samples per pass and gradient checkpointing: given, or chosen so that they fit into the memory of a rank.
-
-    Raises:
-        UserError: not one sample fits.
-    """
-    gpu = torch.cuda.is_available()
-    model = count(
-        load_unet_config(config.base),
-        config.lora,
-        dtype=getattr(torch, config.base.dtype) if gpu else torch.float32,
-        beside=BESIDE if gpu else 0,
-        size=TargetTable.read(config.data.shards / "targets" / "vae").shape[-1],
-        n_tokens=config.conditioner.resampler.n_queries,
-    )
-    return model.fit(
-        memory_of_rank(),
-        share=max(1, config.global_batch_size // world_size()),
-        micro=fixed_micro_batch(config.micro_batch_size),
-        checkpointing=config.objective.gradient_checkpointing,
-    )
-
-
-def check_start(config: FinetuneConfig, index: ShardIndex) -> list[str]:
-    """Why the encoder that training starts from cannot read these shards."""
-    start = config.start
-    source = start.run if isinstance(start, FromAlignment) else start.pretrained
-    if source is None:
-        return []
-    where = "start.run" if isinstance(start, FromAlignment) else "start.pretrained"
-    try:
-        facts = read_encoder_facts(source / "export" / "encoder")
-    except UserError as error:
-        return [f"{where}: {error}"]
-    problems = []
-    if facts["sfreq"] != index.sfreq:
-        problems.append(
-            f"{where}: the encoder was trained at {facts['sfreq']:g} Hz, the shards are at {index.sfreq:g} Hz"
-        )
-    if isinstance(start, FromAlignment):
-        target = json.loads((source / "export" / "clip_head" / "config.json").read_text())["target"]
-        if target != "clip":
-            problems.append(f"{where}: was aligned with the target {target}, fine-tuning compares with clip")
-        if facts["n_times"] != index.n_times:
-            problems.append(f"{where}: the encoder reads {facts['n_times']} samples, the shards hold {index.n_times}")
-        if facts["ch_names"] != index.ch_names:
-            odd = sorted(set(facts["ch_names"]) ^ set(index.ch_names))
-            problems.append(
-                f"{where}: encoder and shards differ in electrodes or their order ({', '.join(odd) or 'order'})"
-            )
-    return [f"{problem}; align on these shards first" for problem in problems]
 
 
 @guards_data
@@ -214,7 +99,9 @@ def build(
     """The module to train: conditioner, UNet with adapters, losses; its counts are asserted and logged."""
     torch.manual_seed(key(config.seed, "finetune start"))
     base: Base = load_base(config.base, device=device, with_vae=config.samples.n > 0)
-    n_lora = add_lora(base.unet, config.lora)
+    trained = {"unet_lora": add_lora(base.unet, config.lora)}
+    if config.cross_attention:
+        trained["unet_cross_attention"] = train_cross_attention(base.unet)
     live = set_attention(base.unet, config.base.attention)
     if config.base.compile:
         live += f", {compile_blocks(base.unet)} blocks compiled at their first use"
@@ -230,7 +117,7 @@ def build(
         context_dim=base.context_dim,
         pooled_dim=base.pooled_dim,
     )
-    counts = conditioner.count_trainable() | {"unet_lora": n_lora}
+    counts = conditioner.count_trainable() | trained
     log.info("trainable: %s; attention: %s", ", ".join(f"{name} {n:,}" for name, n in counts.items()), live)
     objective = ConditionalDiffusion(
         config.objective.model_copy(update={"gradient_checkpointing": checkpointing}),
@@ -274,10 +161,10 @@ def text_states(config: FinetuneConfig, shas: np.ndarray, base: Base) -> torch.T
         context, _ = split_states(states[:1], context_dim=base.context_dim, pooled_dim=base.pooled_dim)
     except ValueError as error:
         raise UserError(f"data.shards: target text: {error}; make it again with this base") from error
-    n_queries = config.conditioner.resampler.n_queries
+    n_queries = config.conditioner.n_queries
     if context.shape[1] != n_queries:
         raise UserError(
-            f"conditioner.resampler.n_queries={n_queries}: the base's captions have {context.shape[1]} tokens, and "
+            f"conditioner: n_queries={n_queries}: the base's captions have {context.shape[1]} tokens, and "
             f"objective.text_weight compares them one by one; give {context.shape[1]}"
         )
     return states
@@ -323,10 +210,12 @@ def export(config: FinetuneConfig, objective: ConditionalDiffusion, index: Shard
     save_bridge(aside / "bridge", conditioner.bridge)
     if config.lora.rank:
         save_lora(objective.unet, aside / "unet_lora")
+    if config.cross_attention:
+        save_cross_attention(objective.unet, aside / "cross_attention")
     if index.montage is None:
         base = config.base.model_copy(update={"sha256": measured_hashes(config.base)})
         describe_export(
-            aside, base=base, adapters=bool(config.lora.rank), index=index,
+            aside, base=base, adapters=bool(config.lora.rank), cross_attention=config.cross_attention, index=index,
             picture_size=picture_size(config, objective.base),
         )  # fmt: skip
     else:

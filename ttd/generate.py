@@ -4,7 +4,7 @@
 
 Writes items/<item>/picture.png (and picture-2.png, ... where more are kept), the pictures that were shown into shown/,
 sheet.png with some of both side by side, and manifest.jsonl, one line per item. Run the same command again to resume;
-pictures made with other weights or settings are made again.
+pictures made with other weights or settings are made again. A fine-tuned run draws, or the direct decoder as a baseline.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import hashlib
 import logging
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from ttd.bridge.conditioner import EEGConditioner
 from ttd.config import FailedItemsError, Plan, UserError, fingerprint, run, write_aside, write_lines
 from ttd.data.controls import noise_like, pre_stimulus
 from ttd.data.index import ShardIndex
@@ -28,8 +29,8 @@ from ttd.data.reader import ShardReader
 from ttd.data.splits import open_test
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.diffusion.attention import attention_problem, compile_blocks, compiler_problem, set_attention
+from ttd.diffusion.base import find_missing, load_base, measured_hashes
 from ttd.diffusion.sampler import sample
-from ttd.diffusion.sdxl import Base, find_missing, load_base, measured_hashes
 from ttd.diffusion.targets import ClipTargets, identity
 from ttd.diffusion.targets import find_missing as find_missing_model
 from ttd.encoders import read_encoder_facts
@@ -37,6 +38,7 @@ from ttd.engine.accelerator import make_accelerator
 from ttd.engine.items import WAIT, Item, read_items, run_items
 from ttd.engine.run_folder import check_resumable, open_run_folder
 from ttd.engine.tracking import talk
+from ttd.evaluation.direct_decoder import check_direct_decoder, with_direct_decoder
 from ttd.experiments.generate import GenerateConfig
 from ttd.experiments.pipeline import FILE, read_export_facts
 from ttd.objectives.contrastive import Aligned, load_aligned
@@ -44,33 +46,46 @@ from ttd.objectives.finetuned import load_finetuned
 from ttd.seeding import key
 
 SHEET_ROWS, SHEET_COLUMNS = 8, 12
+Draw = Callable[[Tensor, list[Item]], Tensor]
+"""Pictures, uint8 [keep, B, 3, H, W], from the epochs [B, C, T] of B items."""
 log = logging.getLogger("ttd.generate")
 
 
 def check(config: GenerateConfig) -> Plan:
-    """The fine-tuned run, the base and the shards must be there and belong together."""
+    """What draws and the shards must be there and belong together."""
     plan = Plan(problems=check_resumable(config.output_dir, config))
-    wrong = (find_missing(config.base), attention_problem(config.base.attention), compiler_problem(config.base.compile))
-    plan.problems += [problem for problem in wrong if problem]
     for folder in (config.shards / config.part, config.shards / "images"):
         if not (folder / "index.json").is_file():
             plan.problems.append(f"shards: {folder} holds no shards; build them with a script of shards/")
-    export = config.finetune / "export"
+    own = check_finetuned(config) if config.direct_decoder is None else check_direct_decoder(config)
+    plan.problems += own.problems
+    plan.notes += own.notes
     try:
-        plan.problems += [] if plan.problems else other_base(config)
-        encoder = read_encoder_facts(export / "encoder")
         index = ShardIndex.read(config.shards / config.part, open_test=True)  # its facts; the samples stay closed
-        for name in ("sfreq", "n_times", "ch_names"):
-            if encoder[name] != getattr(index, name):
-                plan.problems.append(f"finetune: {name} of {export / 'encoder'} is not that of {index.folder}")
         unknown = sorted(set(config.subjects or []) - set(index.subjects))
         if unknown:
             plan.problems.append(f"subjects: {', '.join(unknown)} not in {', '.join(index.subjects)}")
         elif not plan.problems:
-            items = choose_items(config, index)
-            drawn = len(items) * config.candidates
+            drawn = len(choose_items(config, index)) * config.candidates
             updates = drawn * config.sampler.steps * (1 if config.sampler.guidance == 1 else 2)
-            plan.notes.append(f"generation: {drawn} pictures, {updates} evaluations of the UNet")
+            evaluations = f", {updates} evaluations of the UNet" if config.direct_decoder is None else ""
+            plan.notes.append(f"generation: {drawn} pictures{evaluations}")
+    except UserError as error:
+        plan.problems += [] if plan.problems else [f"shards: {error}"]
+    return plan
+
+
+def check_finetuned(config: GenerateConfig) -> Plan:
+    """The fine-tuned run and the base must be there and fit each other, the shards and the choice among candidates."""
+    wrong = (find_missing(config.base), attention_problem(config.base.attention), compiler_problem(config.base.compile))
+    plan = Plan(problems=[problem for problem in wrong if problem])
+    try:
+        plan.problems += [] if plan.problems else other_base(config)
+        encoder = read_encoder_facts(config.export / "encoder")
+        index = ShardIndex.read(config.shards / config.part, open_test=True)
+        for name in ("sfreq", "n_times", "ch_names"):
+            if encoder[name] != getattr(index, name):
+                plan.problems.append(f"finetune: {name} of {config.export / 'encoder'} is not that of {index.folder}")
     except UserError as error:
         plan.problems.append(f"finetune or shards: {error}")
     if config.keep > config.candidates:
@@ -89,14 +104,13 @@ def check(config: GenerateConfig) -> Plan:
 
 def other_base(config: GenerateConfig) -> list[str]:
     """Adapters and bridge speak to the base they were trained on: where the export knows its bytes, they must be the same."""
-    export = config.finetune / "export"
-    if not (export / FILE).is_file():
+    if not (config.export / FILE).is_file():
         return []
-    pins = read_export_facts(export)[0].base.sha256
+    pins = read_export_facts(config.export)[0].base.sha256
     own = measured_hashes(config.base)
     wrong = [name for name in own if pins and own[name] != pins.get(name)]
     return [
-        f"base={config.base.path}: {export} was trained on another {name}; give that base, with its variant"
+        f"base={config.base.path}: {config.export} was trained on another {name}; give that base, with its variant"
         for name in wrong
     ]
 
@@ -104,7 +118,7 @@ def other_base(config: GenerateConfig) -> list[str]:
 def other_clip(config: GenerateConfig) -> list[str]:
     """Cosines between the embeddings of two models mean nothing: ``clip`` must be what the EEG was aligned with."""
     assert config.clip is not None
-    made = config.shards / "targets" / load_aligned(config.finetune / "export").target
+    made = config.shards / "targets" / load_aligned(config.export).target
     model = ShardIndex.read(made).facts.source.get("model") if made.is_dir() else None
     if model in (None, identity(config.clip)):
         return []
@@ -114,39 +128,23 @@ def other_clip(config: GenerateConfig) -> list[str]:
 def main(config: GenerateConfig) -> None:
     talk()
     accelerator = make_accelerator(timeout=WAIT)
-    open_run_folder(config.output_dir, config, main=accelerator.is_main_process)
+    open_run_folder(config.output_dir, config, main=accelerator.is_main_process, world_size=accelerator.num_processes)
     if config.part == "test" and accelerator.is_main_process:
         opened = open_test(config.shards, who="generate", config_hash=fingerprint(config))
         log.info("the test part is open; it has been opened %d times", opened)
     reader = ShardReader.open(config.shards / config.part, open_test=True)
-    base = load_base(config.base, device=accelerator.device, with_vae=True)
-    conditioner, aligned = load_finetuned(config.finetune / "export", base)
-    conditioner.to(accelerator.device)
-    set_attention(base.unet, config.base.attention)
-    if config.base.compile:
-        compile_blocks(base.unet)
-    chooser = None
-    if config.candidates > 1 and config.clip is not None:
-        chooser = Chooser(config.clip, aligned.to(accelerator.device), device=accelerator.device)
-
-    size = trained_size(config.finetune / "export")
+    draw, own = (with_finetuned if config.direct_decoder is None else with_direct_decoder)(config, accelerator)
     names = ["picture.png", *(f"picture-{n}.png" for n in range(2, config.keep + 1))]
 
     def work(items: list[Item], folders: list[Path]) -> list[dict[str, Any]]:
-        for name, images in zip(names, draw(config, items, reader, conditioner, base, chooser, size=size), strict=True):
+        pictures = draw(read_eeg(config, items, reader).to(accelerator.device), items).cpu()
+        for name, images in zip(names, pictures, strict=True):
             for folder, image in zip(folders, images, strict=True):
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
         return [describe(config, item, reader.index) for item in items]
 
     items = choose_items(config, reader.index)
-    inputs = {
-        "weights": [hash_of(config.finetune / "export"), hash_of(Path(config.base.path)), config.base.revision],
-        "candidates": [config.candidates, config.keep, identity(chooser.path) if chooser else None],
-        "shards": reader.index.fingerprint,
-        "sampler": config.sampler.model_dump(),
-        "picture_size": size,
-        "n_repetitions": config.n_repetitions,
-    }
+    inputs = own | {"shards": reader.index.fingerprint, "n_repetitions": config.n_repetitions}
     folder = config.output_dir / "items"
     result = run_items(
         items, work, folder, inputs=inputs, config=config.items, accelerator=accelerator, desc="generate"
@@ -210,38 +208,49 @@ class Chooser:
         return candidates[nearest.to(candidates.device), torch.arange(nearest.shape[1])]
 
 
-def draw(
-    config: GenerateConfig,
-    items: list[Item],
-    reader: ShardReader,
-    conditioner: EEGConditioner,
-    base: Base,
-    chooser: Chooser | None,
-    *,
-    size: int | None,
-) -> Tensor:
-    """Pictures, uint8 [keep, B, 3, H, W], of B items; H = W = ``size``, the base's own where it is None."""
-    rows, seeds = ([item.payload[name] for item in items] for name in ("eeg_row", "seed"))
+def with_finetuned(config: GenerateConfig, accelerator: Accelerator) -> tuple[Draw, dict[str, Any]]:
+    """What draws by the fine-tuned run, and what its pictures depend on beside the EEG."""
+    base = load_base(config.base, device=accelerator.device, with_vae=True)
+    conditioner, aligned = load_finetuned(config.export, base)
+    conditioner.to(accelerator.device)
+    set_attention(base.unet, config.base.attention)
+    if config.base.compile:
+        compile_blocks(base.unet)
+    chooser = None
+    if config.candidates > 1 and config.clip is not None:
+        chooser = Chooser(config.clip, aligned.to(accelerator.device), device=accelerator.device)
+    known = (config.export / FILE).is_file()  # else the base's own size
+    size = read_export_facts(config.export)[0].picture_size if known else None
+
+    def draw(eeg: Tensor, items: list[Item]) -> Tensor:
+        seeds = [item.payload["seed"] for item in items]
+        with torch.no_grad():
+            condition = conditioner(eeg)
+        informed = torch.tensor([item.payload["control"] != "unconditional" for item in items], device=eeg.device)
+        context = condition.context * informed[:, None, None]  # zero is what condition dropout trains
+        pooled = condition.pooled * informed[:, None]
+        candidates = []
+        for number in range(config.candidates):  # the first is what is drawn without a choice
+            own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
+            images = sample(base, context, pooled, seeds=own, config=config.sampler, picture_size=size)
+            candidates.append((images * 255).round().byte())
+        drawn = torch.stack(candidates)
+        return drawn if chooser is None else chooser(drawn, eeg, config.keep)
+
+    return draw, {
+        "weights": [hash_of(config.export), hash_of(Path(config.base.path)), config.base.revision],
+        "candidates": [config.candidates, config.keep, identity(chooser.path) if chooser else None],
+        "sampler": config.sampler.model_dump(),
+        "picture_size": size,
+    }
+
+
+def read_eeg(config: GenerateConfig, items: list[Item], reader: ShardReader) -> Tensor:
+    """The epochs [B, C, T] that B items are drawn from, without what their controls forbid."""
+    rows, seeds, controls = ([item.payload[name] for item in items] for name in ("eeg_row", "seed", "control"))
     data = DataConfig(shards=config.shards, part=config.part)
     (epochs,) = evaluation_batches(reader, data, len(rows), n_repetitions=config.n_repetitions, indices=rows)
-    eeg = blind(epochs["eeg"], [item.payload["control"] for item in items], seeds, reader.index).to(base.unet.device)
-    with torch.no_grad():
-        condition = conditioner(eeg)
-    informed = torch.tensor([item.payload["control"] != "unconditional" for item in items], device=eeg.device)
-    context = condition.context * informed[:, None, None]  # zero is what condition dropout trains
-    pooled = condition.pooled * informed[:, None]
-    candidates = []
-    for number in range(config.candidates):  # the first is what is drawn without a choice
-        own = [key(seed, "candidate", number) for seed in seeds] if number else seeds
-        images = sample(base, context, pooled, seeds=own, config=config.sampler, picture_size=size)
-        candidates.append((images * 255).round().byte())
-    drawn = torch.stack(candidates)
-    return drawn if chooser is None else chooser(drawn, eeg, config.keep)
-
-
-def trained_size(export: Path) -> int | None:
-    """Pixels along a side of the pictures that an export was trained on; None, the base's own, where it does not say."""
-    return read_export_facts(export)[0].picture_size if (export / FILE).is_file() else None
+    return blind(epochs["eeg"], controls, seeds, reader.index)
 
 
 def blind(eeg: Tensor, controls: list[str | None], seeds: list[int], index: ShardIndex) -> Tensor:

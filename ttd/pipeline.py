@@ -32,9 +32,10 @@ from ttd.bridge.conditioner import EEGConditioner, save_bridge
 from ttd.config import UserError
 from ttd.data.eeg_reader import EEGReader
 from ttd.diffusion.attention import attention_problem, set_attention
+from ttd.diffusion.base import Base, BaseConfig, find_missing, load_base
+from ttd.diffusion.cross_attention import save_cross_attention
 from ttd.diffusion.lora import save_lora
-from ttd.diffusion.sampler import SamplerConfig, sample
-from ttd.diffusion.sdxl import Base, BaseConfig, find_missing, load_base
+from ttd.diffusion.sampler import KINDS, SamplerConfig, sample
 from ttd.encoders import read_encoder_facts
 from ttd.experiments.pipeline import ExportFacts, read_export_facts, write_export_facts
 from ttd.objectives.contrastive import Aligned, save_aligned
@@ -138,6 +139,8 @@ class EEGToImagePipeline(DiffusionPipeline):
             save_bridge(aside / "bridge", self.conditioner.bridge)
             if self.origin.facts.adapters:
                 save_lora(self.unet, aside / "unet_lora")
+            if self.origin.facts.cross_attention:
+                save_cross_attention(self.unet, aside / "cross_attention")
             write_export_facts(aside, self.origin.facts, self.reader.normaliser)
             (aside / "README.md").write_text(self.origin.card)
             aside.rename(target)
@@ -172,6 +175,7 @@ class EEGToImagePipeline(DiffusionPipeline):
         subject: str | Sequence[str] | None = None,
         num_inference_steps: int = SamplerConfig().steps,
         guidance_scale: float = SamplerConfig().guidance,
+        sampler: str = SamplerConfig().name,
         generator: Seeds = None,
         n_images: int = 1,
         output_type: Literal["pil", "np", "pt"] = "pil",
@@ -184,6 +188,7 @@ class EEGToImagePipeline(DiffusionPipeline):
             ch_names, sfreq: of an array; an MNE object has its own.
             subject: whose EEG, one name or B, where the run was trained on shards that are whitened per subject.
             num_inference_steps, guidance_scale: as everywhere in diffusers; guidance 1 is none and costs half.
+            sampler: dpmpp_2m_karras, ddim, plms, euler or unipc.
             generator: one seed per picture. Or one seed for all: the first picture has it, the others one keyed by it
                 (those of one epoch are the candidates of ``ttd/generate.py``). Or a generator that seeds are drawn from.
                 None: new ones each time.
@@ -197,11 +202,15 @@ class EEGToImagePipeline(DiffusionPipeline):
                 raise UserError(f"{name}={value!r}: give a whole number, at least 1")
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type={output_type!r}: give one of {', '.join(OUTPUT_TYPES)}")
+        if sampler not in KINDS:
+            raise UserError(f"sampler={sampler!r}: give one of {', '.join(KINDS)}")
         epochs = self.reader(eeg, ch_names=ch_names, sfreq=sfreq, subject=subject)  # [B, C, T]
         seeds = _seeds(generator, len(epochs) * n_images)
         condition = self.conditioner(torch.from_numpy(epochs).to(self.unet.device))
         context, pooled = (x.repeat_interleave(n_images, 0) for x in (condition.context, condition.pooled))
-        config = SamplerConfig(steps=num_inference_steps, guidance=guidance_scale)
+        config = SamplerConfig.model_validate(
+            {"name": sampler, "steps": num_inference_steps, "guidance": guidance_scale}
+        )
         size = self.origin.facts.picture_size
         images = sample(self.base, context, pooled, seeds=seeds, config=config, picture_size=size)  # [N, 3, H, W]
         return EEGToImageOutput(images=_as(output_type, images), seeds=seeds)
@@ -221,9 +230,10 @@ def _check_belonging(folder: Path, facts: ExportFacts) -> None:
                 f"{folder / 'pipeline.json'}: eeg.{name} is {stated}, that of encoder/config.json {encoder[name]}; "
                 "export the run again"
             )
-    if (folder / "unet_lora").is_dir() != facts.adapters:
-        problem = "is missing" if facts.adapters else "was not there when it was exported"
-        raise UserError(f"{folder / 'unet_lora'}: {problem}; copy the whole export, or export the run again")
+    for name, wanted in (("unet_lora", facts.adapters), ("cross_attention", facts.cross_attention)):
+        if (folder / name).is_dir() != wanted:
+            problem = "is missing" if wanted else "was not there when it was exported"
+            raise UserError(f"{folder / name}: {problem}; copy the whole export, or export the run again")
 
 
 def _attention(base: BaseConfig) -> Literal["auto", "sdpa", "math", "xformers"]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ttd.bridge.conditioner import ConditionerConfig, EEGConditioner, load_bridge, save_bridge
+from ttd.bridge.conditioner import EEGConditioner, PerceiverConditionerConfig, load_bridge, save_bridge
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.bridge.resampler import ResamplerConfig
 from ttd.config import UserError
@@ -19,7 +19,7 @@ def conditioner(**changes) -> EEGConditioner:
         InceptSADConfig(embed_dim=16, depth=1, n_heads=2), n_times=64, sfreq=128, ch_names=["Fz", "Cz", "Pz"]
     )
     head = ClipHead(ClipHeadConfig(), embed_dim=16, n_tokens=encoder.n_tokens, clip_dim=6)
-    config = ConditionerConfig(resampler=RESAMPLER, **changes)
+    config = PerceiverConditionerConfig(resampler=RESAMPLER, **changes)
     return EEGConditioner.build(config, encoder=encoder, clip_head=head, context_dim=8, pooled_dim=5)
 
 

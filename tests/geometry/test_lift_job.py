@@ -13,7 +13,7 @@ from test_describer import build_qwen3_vl
 
 from ttd import lift
 from ttd.config import FailedItemsError
-from ttd.diffusion.sdxl import BaseConfig
+from ttd.diffusion.base import BaseConfig
 from ttd.engine.items import ItemsConfig
 from ttd.experiments.lift import LiftConfig
 from ttd.geometry.camera import Camera

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from ttd.config import UserError
-from ttd.diffusion.sdxl import BaseConfig
+from ttd.diffusion.base import BaseConfig
 from ttd.geometry.refine import RefineConfig, Refiner, prompt_of
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ttd.bridge.conditioner import Condition, ConditionerConfig, EEGConditioner
+from ttd.bridge.conditioner import Condition, EEGConditioner, PerceiverConditionerConfig
 from ttd.bridge.heads import ClipHead, ClipHeadConfig
 from ttd.bridge.resampler import ResamplerConfig
 from ttd.diffusion.lora import LoRAConfig, add_lora
@@ -36,7 +36,9 @@ def objective(
         InceptSADConfig(embed_dim=16, depth=1, n_heads=2), n_times=64, sfreq=128, ch_names=["Fz", "Cz", "Pz"]
     )
     conditioner = EEGConditioner.build(
-        ConditionerConfig(resampler=ResamplerConfig(n_queries=4, depth=1, n_heads=2, dropout=0), freeze=freeze),
+        PerceiverConditionerConfig(
+            resampler=ResamplerConfig(n_queries=4, depth=1, n_heads=2, dropout=0), freeze=freeze
+        ),
         encoder=encoder,
         clip_head=ClipHead(ClipHeadConfig(dropout=0), embed_dim=16, n_tokens=encoder.n_tokens, clip_dim=6),
         context_dim=base.context_dim,
@@ -155,6 +157,18 @@ def test_info_nce_of_equal_logits_is_the_logarithm_of_their_number():
     eye = torch.eye(8)
     loss, _ = info_nce(eye[:1], eye[1:2], eye[2:7], torch.tensor(10.0))  # all cosines 0: one own, five others
     assert loss.item() == pytest.approx(math.log(6))
+
+
+def test_the_cosine_loss_is_one_minus_the_cosine_and_every_weight_has_a_gradient(random_base):
+    module, batch = objective(random_base(), clip_loss="cosine", clip_weight=1.0, freeze=()), make_batch()
+    with torch.no_grad():
+        told, predicted = module.eval()(batch), module.conditioner(batch["eeg"]).clip
+    expected = 1 - torch.nn.functional.cosine_similarity(predicted.double(), SPACE(batch["clip"]).double()).mean()
+    assert told["clip"].item() == pytest.approx(expected.item(), abs=1e-5)
+    module.train()(batch)["loss"].backward()
+    trained = [(name, p.grad) for name, p in module.named_parameters() if p.requires_grad]
+    assert [name for name, grad in trained if grad is None] == []
+    assert dict(trained)["conditioner.clip_head.logit_scale"].item() == 0  # is not read
 
 
 def test_the_same_picture_in_the_bank_is_no_negative():

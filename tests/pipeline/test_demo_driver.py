@@ -60,11 +60,25 @@ def test_a_failed_step_ends_with_its_status_and_the_next_start_goes_on_there(dem
     assert calls(tmp_path) == "a b b c"
 
 
+def test_the_older_paths_follow_the_chain_and_show_their_own_table(demo, tmp_path, monkeypatch, capsys):
+    assert demo.main() == 0
+    (tmp_path / "d.yaml").write_text("name: d\n")
+    (tmp_path / "runs/demo/older/eval").mkdir(parents=True)
+    (tmp_path / "runs/demo/older/eval/table.md").write_text("with more rows\n")
+    monkeypatch.setattr(demo, "OLDER", [demo.Step("d", "a step", "step.py", "d.yaml")])
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--older"])
+    assert demo.main() == 0
+    assert calls(tmp_path) == "a b c d"  # what the demo did is not done again
+    out = capsys.readouterr().out
+    assert "with more rows" in out
+    assert "report: runs/demo/older/report/index.html" in out
+
+
 def test_every_step_of_the_real_chain_has_its_script_and_its_experiment():
     spec = importlib.util.spec_from_file_location("demo_driver_real", DRIVER)
     module = importlib.util.module_from_spec(spec)
     sys.modules["demo_driver_real"] = module
     spec.loader.exec_module(module)
-    for step in module.CHAIN:
+    for step in module.CHAIN + module.OLDER:
         assert (module.ROOT / step.script).is_file()
         assert (module.ROOT / step.config).is_file()

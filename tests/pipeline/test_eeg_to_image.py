@@ -32,9 +32,9 @@ def runs(tmp_path_factory, write_base) -> dict[str, Path]:
     places = {}
     for normalise, rank in KINDS.items():
         place = places[normalise] = tmp_path_factory.mktemp(normalise)
+        write_base(place / "base")
         build_shards(place / "shards", normalise=normalise)
         align(place / "align")
-        write_base(place / "base")
         assert finetune(place, "run", rank) == 0
         assert generate(place) == 0
     return places

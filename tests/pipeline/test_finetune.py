@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+import ttd.experiments.finetune_plan
 import ttd.finetune
 import ttd.generate
 from ttd.bridge.conditioner import EEGConditioner
@@ -31,9 +32,9 @@ from ttd.data.reader import ShardReader
 from ttd.data.splits import SplitManifest, read_ledger
 from ttd.data.stream import DataConfig, evaluation_batches
 from ttd.data.writer import ShardWriter
+from ttd.diffusion.base import Base, BaseConfig, load_base
 from ttd.diffusion.lora import LoRAConfig, add_lora
 from ttd.diffusion.sampler import SamplerConfig, sample
-from ttd.diffusion.sdxl import Base, BaseConfig, load_base
 from ttd.diffusion.targets import OPENAI_MEAN, OPENAI_STD, identity
 from ttd.encoders import InceptSADConfig, build_encoder
 from ttd.experiments.align import AlignConfig
@@ -58,10 +59,11 @@ def picture(i: int) -> bytes:
 SHAS = [hashlib.sha256(picture(i)).hexdigest() for i in range(16)]
 
 
-def build_shards(root: Path, **more) -> Path:
+def build_shards(root: Path, parts: dict[str, range] = PARTS, **more) -> Path:
+    """Shards with targets of noise, the latents under the name of the VAE in the folder base/ beside them."""
     rng = np.random.default_rng(0)
     patterns = rng.standard_normal((16, len(CHANNELS), N_TIMES))
-    for part, images in PARTS.items():
+    for part, images in parts.items():
         with ShardWriter(root / part, kind="paired") as writer:
             for subject in ("01", "02"):
                 for i in images:
@@ -81,10 +83,10 @@ def build_shards(root: Path, **more) -> Path:
             writer.write(sha, {"image.png": picture(i), "meta.json": meta})
         writer.finish({"study": "Simulated"})
     write_targets(root, "clip", (6,), made_by="a CLIP")
-    write_targets(root, "vae", (8, 16, 16), made_by="a VAE")
+    write_targets(root, "vae", (8, 16, 16), made_by=identity(str(root.parent / "base"), "vae"))
     write_targets(root, "vae.size-ids", (6,), made_by="a VAE")
     SplitManifest(
-        study="Simulated", by="given", assignments={p: [f"image-{i}" for i in r] for p, r in PARTS.items()}
+        study="Simulated", by="given", assignments={p: [f"image-{i}" for i in r] for p, r in parts.items()}
     ).write(root)
     return root
 
@@ -280,7 +282,7 @@ def test_memory_decides_what_is_not_given_and_what_does_not_fit_is_refused(place
     assert re.search(
         r"memory per rank, counted: .* 4 samples per pass × .*; gradient checkpointing off", capsys.readouterr().err
     )
-    monkeypatch.setattr(ttd.finetune, "memory_of_rank", lambda: 1 << 20)
+    monkeypatch.setattr(ttd.experiments.finetune_plan, "memory_of_rank", lambda: 1 << 20)
     assert finetune(place, "run", "train.max_steps=1") == 2
     refusal = r"4 samples per pass need about 0\.0[0-9]+ GiB, this rank has 0\.00098; take a smaller base"
     assert re.search(refusal, capsys.readouterr().err)

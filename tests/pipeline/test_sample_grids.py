@@ -17,8 +17,8 @@ from test_finetune import ROOT, align, arguments, build_shards, finetune, pictur
 
 from ttd.data.reader import ShardReader
 from ttd.data.stream import DataConfig, evaluation_batches
+from ttd.diffusion.base import BaseConfig, load_base
 from ttd.diffusion.sampler import SamplerConfig, sample
-from ttd.diffusion.sdxl import BaseConfig, load_base
 from ttd.engine.tracking import read_log
 from ttd.objectives.finetuned import load_finetuned
 from ttd.objectives.sample_grid import SampleGrid

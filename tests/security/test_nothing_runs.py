@@ -24,8 +24,8 @@ from ttd.config import UserError, load_config
 from ttd.data.members import decode
 from ttd.data.stream import DataConfig, open_reader
 from ttd.data.writer import ShardWriter
+from ttd.diffusion.base import BaseConfig, load_base
 from ttd.diffusion.lora import load_lora
-from ttd.diffusion.sdxl import BaseConfig, load_base
 from ttd.encoders import build_encoder, load_encoder, save_encoder
 from ttd.encoders.nice import NiceConfig
 from ttd.engine.checkpoint import newest_checkpoint

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from ttd.config import UserError
-from ttd.diffusion.sdxl import BaseConfig, find_missing, load_base
+from ttd.diffusion.base import BaseConfig, find_missing, load_base
 from ttd.diffusion.targets import ClipTargets, VaeTargets, identity
 from ttd.diffusion.targets import find_missing as find_missing_model
 from ttd.diffusion.text_targets import TextTargets

@@ -11,6 +11,7 @@ Shapes: n epochs, B batch, C channels, T samples, F numbers of all tokens of an 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -82,12 +83,18 @@ def from_uint8(pictures: Tensor) -> Tensor:
 
 
 def fit_direct_decoder(
-    encoder: nn.Module, eeg: Tensor, pictures: Tensor, config: DirectDecoderConfig, *, seed: int
+    encoder: nn.Module,
+    eeg: Tensor,
+    pictures: Tensor,
+    config: DirectDecoderConfig,
+    *,
+    seed: int,
+    watch: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> DirectDecoder:
     """Train a decoder, and ``encoder`` with it, on pairs: EEG [n, C, T], scaled per channel, and pictures uint8 [n, 3, S, S].
 
     A fixed number of updates on batches drawn without replacement from one permutation after the other; the same seed and encoder
-    give the same decoder.
+    give the same decoder. ``watch`` is handed the numbers of the updates and hands them on, for a progress bar.
 
     Raises:
         ValueError: not as many pictures as epochs, fewer than two, or pictures of a size that is not reached by doubling.
@@ -101,7 +108,7 @@ def fit_direct_decoder(
         model = DirectDecoder(encoder, picture_size=pictures.shape[-1], hidden=config.hidden).to(eeg.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         draw, order = torch_rng(own, "batches"), torch.empty(0, dtype=torch.long)
-        for step in range(config.steps):
+        for step in watch(range(config.steps)):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 - step / config.steps)
             if len(order) < min(config.batch_size, n):

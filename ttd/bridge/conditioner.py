@@ -14,14 +14,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ttd.bridge.eldm import EldmBridge, EldmBridgeConfig
 from ttd.bridge.heads import ClipHead, PooledProjection
 from ttd.bridge.resampler import PerceiverResampler, ResamplerConfig
 from ttd.config import Config, UserError, write_json
@@ -30,20 +32,48 @@ from ttd.encoders.transfer import load_strictly
 
 
 class BridgeConfig(Config):
+    name: Literal["perceiver"] = "perceiver"
     resampler: ResamplerConfig = ResamplerConfig()
     aligned_token: bool = True
     """Hand the CLIP head's embedding to the resampler as one more token, and map it directly to context and pooled condition
     as well: the resampler alone learns too slowly to say anything in a few hundred steps. The original gives the EEG tokens
     alone."""
 
+    @property
+    def n_queries(self) -> int:
+        """Conditioning tokens Q handed to the UNet."""
+        return self.resampler.n_queries
+
 
 DIRECT_WIDTH = 256
 """Hidden width of the direct maps; with 16 tokens of 2048 numbers they hold 9.1 M parameters."""
 
 
-class ConditionerConfig(BridgeConfig):
+class FreezeConfig(Config):
     freeze: tuple[Literal["encoder", "clip_head"], ...] = ("encoder",)
     """Parts that stay as alignment left them. Everything else of the conditioner is trained."""
+
+
+class PerceiverConditionerConfig(BridgeConfig, FreezeConfig):
+    """The bridge of TTD-net, on Flamingo's resampler."""
+
+
+class EldmConditionerConfig(EldmBridgeConfig, FreezeConfig):
+    """The bridge of DreamDiffusion."""
+
+
+def _by_name(content: Any) -> Any:
+    """Read a section of YAML as the one configuration it names (without a name, perceiver), so that mistakes are told for it."""
+    if not isinstance(content, dict):
+        return content
+    kinds: dict[str, type[FreezeConfig]] = {"perceiver": PerceiverConditionerConfig, "eldm": EldmConditionerConfig}
+    name = content.get("name", "perceiver")
+    if name not in kinds:
+        raise ValueError(f"no bridge {name!r}; there are {' and '.join(kinds)}")
+    return kinds[name].model_validate(content)
+
+
+ConditionerConfig = Annotated[PerceiverConditionerConfig | EldmConditionerConfig, BeforeValidator(_by_name)]
 
 
 class Condition(NamedTuple):
@@ -100,7 +130,7 @@ class EEGConditioner(nn.Module):
         freeze: parts that are not trained.
     """
 
-    def __init__(self, encoder: Encoder, clip_head: ClipHead, bridge: Bridge, *, freeze: Sequence[str]):
+    def __init__(self, encoder: Encoder, clip_head: ClipHead, bridge: Bridge | EldmBridge, *, freeze: Sequence[str]):
         super().__init__()
         self.encoder, self.clip_head, self.bridge, self.freeze = encoder, clip_head, bridge, list(freeze)
         self.requires_grad_(True)
@@ -110,16 +140,21 @@ class EEGConditioner(nn.Module):
 
     @classmethod
     def build(
-        cls, config: ConditionerConfig, *, encoder: Encoder, clip_head: ClipHead, context_dim: int, pooled_dim: int
+        cls,
+        config: PerceiverConditionerConfig | EldmConditionerConfig,
+        *,
+        encoder: Encoder,
+        clip_head: ClipHead,
+        context_dim: int,
+        pooled_dim: int,
     ) -> EEGConditioner:
         """A conditioner with a new bridge between this encoder and a UNet of these widths."""
-        bridge = Bridge(
-            config,
-            eeg_dim=encoder.embed_dim,
-            clip_dim=clip_head.clip_dim,
-            context_dim=context_dim,
-            pooled_dim=pooled_dim,
-        )
+        widths = {"eeg_dim": encoder.embed_dim, "context_dim": context_dim, "pooled_dim": pooled_dim}
+        bridge: Bridge | EldmBridge
+        if isinstance(config, EldmBridgeConfig):
+            bridge = EldmBridge(config, n_tokens=encoder.n_tokens, **widths)
+        else:
+            bridge = Bridge(config, clip_dim=clip_head.clip_dim, **widths)
         return cls(encoder, clip_head, bridge, freeze=config.freeze)
 
     def train(self, mode: bool = True) -> EEGConditioner:
@@ -160,14 +195,14 @@ class EEGConditioner(nn.Module):
         return counts
 
 
-def save_bridge(folder: Path, bridge: Bridge) -> None:
+def save_bridge(folder: Path, bridge: Bridge | EldmBridge) -> None:
     """Write a bridge as ``model.safetensors`` and ``config.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: t.detach().cpu().contiguous() for n, t in bridge.state_dict().items()}, folder / "model.safetensors")
     write_json(folder / "config.json", {"bridge": bridge.config.model_dump(mode="json"), **bridge.dims})
 
 
-def load_bridge(folder: Path) -> Bridge:
+def load_bridge(folder: Path) -> Bridge | EldmBridge:
     """Read what ``save_bridge`` wrote.
 
     Raises:
@@ -179,7 +214,12 @@ def load_bridge(folder: Path) -> Bridge:
         facts = json.loads((folder / "config.json").read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{folder / 'config.json'}: damaged ({error}); export the run again") from error
-    bridge = Bridge(BridgeConfig.model_validate(facts.pop("bridge")), **facts)
+    stated = facts.pop("bridge")
+    bridge: Bridge | EldmBridge
+    if stated.get("name") == "eldm":
+        bridge = EldmBridge(EldmBridgeConfig.model_validate(stated), **facts)
+    else:
+        bridge = Bridge(BridgeConfig.model_validate(stated), **facts)
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:

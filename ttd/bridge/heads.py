@@ -20,9 +20,10 @@ MAX_LOGIT_SCALE = math.log(100.0)  # Radford et al., 2021, arXiv:2103.00020, sec
 
 
 class ClipHeadConfig(Config):
-    mode: Literal["flat", "query", "mean"] = "flat"
+    mode: Literal["flat", "query", "mean", "weighted"] = "flat"
     """``flat``: one linear map of all tokens. ``query``: a learned query attends to them, then an MLP. ``mean``:
-    TTD-net's form, which averages the tokens first and so forgets which moment a value belongs to."""
+    TTD-net's form, which averages the tokens first and so forgets which moment a value belongs to. ``weighted``:
+    DreamDiffusion's form, a learned weighted sum of the tokens, then a linear map."""
     dropout: float = 0.3
 
 
@@ -49,6 +50,9 @@ class ClipHead(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         if config.mode == "flat":
             self.project: nn.Module = nn.Linear(n_tokens * embed_dim, clip_dim)
+        elif config.mode == "weighted":
+            self.sum = nn.Conv1d(n_tokens, 1, 1)
+            self.project = nn.Linear(embed_dim, clip_dim)
         else:
             self.project = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, clip_dim))
         if config.mode == "query":
@@ -61,6 +65,8 @@ class ClipHead(nn.Module):
         elif self.config.mode == "query":
             weight = ((tokens * self.query).sum(2) * self.embed_dim**-0.5).softmax(1)  # [B, N]; a key per moment
             x = (weight[:, :, None] * tokens).sum(1)
+        elif self.config.mode == "weighted":
+            x = self.sum(tokens)[:, 0]
         else:
             x = tokens.mean(1)
         embedding = self.project(self.dropout(x))

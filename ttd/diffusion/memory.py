@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ttd.config import UserError
+from ttd.diffusion.base import more_inputs, pooled_dim
+from ttd.diffusion.cross_attention import train_cross_attention
 from ttd.diffusion.lora import LoRAConfig, add_lora
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class StepMemory:
         each = self.per_sample_checkpointed if checkpointing else self.per_sample
         needed = self.needed(micro, checkpointing=checkpointing)
         account = (
-            f"memory per rank, counted: {self.weights / GIB:.2f} GiB base + {self.trained / GIB:.2f} adapters in training + "
+            f"memory per rank, counted: {self.weights / GIB:.2f} GiB base + {self.trained / GIB:.2f} in training + "
             f"{micro} samples per pass × {each / GIB:.3f}; with allowances {needed / GIB:.1f} of {available / GIB:.1f} GiB; "
             f"gradient checkpointing {'on' if checkpointing else 'off'}"
         )
@@ -108,9 +110,17 @@ class StepMemory:
 
 
 def count(
-    config: dict[str, Any], lora: LoRAConfig, *, dtype: torch.dtype, size: int, n_tokens: int, beside: int = 0
+    config: dict[str, Any],
+    lora: LoRAConfig,
+    *,
+    dtype: torch.dtype,
+    size: int,
+    n_tokens: int,
+    beside: int = 0,
+    cross_attention: bool = False,
 ) -> StepMemory:
-    """The memory of a UNet of this configuration with adapters, on latents [B, 4, size, size] and ``n_tokens`` of context.
+    """The memory of a UNet of this configuration with adapters, or with its ``cross_attention`` in training, on latents [B, 4,
+    size, size] and ``n_tokens`` of context.
 
     Trainable weights outside the UNet are not in it.
     """
@@ -120,12 +130,12 @@ def count(
         unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
     # diffusers' own way warns of modules that it would keep in float32, of which there are none.
     nn.Module.to(unet, dtype)
-    n_lora = add_lora(unet, lora)
+    n_trained = add_lora(unet, lora) + (train_cross_attention(unet) if cross_attention else 0)
     frozen = sum(p.numel() * p.element_size() for p in unet.parameters() if not p.requires_grad)
     per_sample, largest = saved(unet.train(), size=size, n_tokens=n_tokens)
     unet.enable_gradient_checkpointing()
     checkpointed, _ = saved(unet, size=size, n_tokens=n_tokens)
-    return StepMemory(frozen, TRAINED_BYTES * n_lora, per_sample, checkpointed + largest, beside)
+    return StepMemory(frozen, TRAINED_BYTES * n_trained, per_sample, checkpointed + largest, beside)
 
 
 def saved(unet: UNet2DConditionModel, *, size: int, n_tokens: int) -> tuple[int, int]:
@@ -136,7 +146,6 @@ def saved(unet: UNet2DConditionModel, *, size: int, n_tokens: int) -> tuple[int,
 
     facts: dict[str, Any] = {"device": unet.device, "dtype": unet.conv_in.weight.dtype}
     config = unet.config
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     weights = {p.untyped_storage()._cdata for p in unet.parameters()}
     kept: dict[int, Any] = {}  # storages, held so that none is counted as another
     blocks: list[int] = []
@@ -155,14 +164,11 @@ def saved(unet: UNet2DConditionModel, *, size: int, n_tokens: int) -> tuple[int,
         if isinstance(block, BasicTransformerBlock | ResnetBlock2D):
             hooks.append(block.register_forward_pre_hook(lambda *_: blocks.append(-total())))
             hooks.append(block.register_forward_hook(lambda *_: blocks.append(blocks.pop() + total())))
-    added = {
-        "text_embeds": torch.zeros(1, pooled, requires_grad=True, **facts),
-        "time_ids": torch.zeros(1, 6, **facts),
-    }
+    pooled, sizes = torch.zeros(1, pooled_dim(config), requires_grad=True, **facts), torch.zeros(1, 6, **facts)
     context = torch.zeros(1, n_tokens, config.cross_attention_dim, requires_grad=True, **facts)
     noisy, t = torch.zeros(1, config.in_channels, size, size, **facts), torch.zeros(1, device=unet.device)
     with _fused_attention(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        unet(noisy, t, encoder_hidden_states=context, added_cond_kwargs=added)
+        unet(noisy, t, encoder_hidden_states=context, **more_inputs(config, pooled, sizes))
     for hook in hooks:
         hook.remove()
     return total(), max(blocks, default=0)

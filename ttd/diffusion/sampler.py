@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ttd.config import Config
-from ttd.diffusion.sdxl import Base, time_ids
+from ttd.diffusion.base import Base, time_ids
 
 
 class SamplerConfig(Config):
@@ -80,24 +80,21 @@ def sample(
     if len(seeds) != len(context):
         raise ValueError(f"{len(context)} conditions need as many seeds, got {len(seeds)}")
     assert base.vae is not None, "sampling needs the base's VAE: load_base(..., with_vae=True)"
-    unet, scheduler = base.unet, make_sampler(base, config)
-    device, dtype = unet.device, unet.conv_in.weight.dtype
+    scheduler, device = make_sampler(base, config), base.unet.device
     size = picture_size // base.vae_factor if picture_size else base.latent_size
-    shape = (unet.config.in_channels, size, size)
+    shape = (base.unet.config.in_channels, size, size)
     noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = noise.to(device) * scheduler.init_noise_sigma  # [B, 4, h, w], float32
 
     guided = config.guidance != 1
-    context, pooled = context.to(device, dtype), pooled.to(device, dtype)
     if guided:
         context = torch.cat([torch.zeros_like(context), context])
         pooled = torch.cat([torch.zeros_like(pooled), pooled])
     pixels = size * base.vae_factor
-    added = {"text_embeds": pooled, "time_ids": time_ids(len(context), pixels, pixels).to(device, dtype)}
+    sizes = time_ids(len(context), pixels, pixels)
     for t in scheduler.timesteps:
         both = torch.cat([latents, latents]) if guided else latents
-        both = scheduler.scale_model_input(both, t).to(dtype)
-        predicted = unet(both, t, encoder_hidden_states=context, added_cond_kwargs=added).sample.float()
+        predicted = base.predict(scheduler.scale_model_input(both, t), t, context, pooled, sizes)
         if guided:
             without, with_condition = predicted.chunk(2)
             predicted = without + config.guidance * (with_condition - without)

@@ -22,7 +22,7 @@ import xxhash
 from torch import Tensor
 
 from ttd.config import UserError
-from ttd.diffusion.sdxl import BaseConfig, find_folder
+from ttd.diffusion.base import BaseConfig, find_folder
 from ttd.untrusted.pictures import decode_picture
 from ttd.untrusted.weights import find_tampered, split_name, unpinned
 

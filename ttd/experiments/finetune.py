@@ -1,19 +1,19 @@
-"""Configuration of ``ttd/finetune.py``: conditioning bridge and LoRA adapters on paired shards."""
+"""Configuration of ``ttd/finetune.py``: conditioning bridge and adapters, or the UNet's cross-attention, on paired shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ttd.bridge.conditioner import ConditionerConfig
+from ttd.bridge.conditioner import ConditionerConfig, PerceiverConditionerConfig
 from ttd.bridge.heads import ClipHeadConfig
 from ttd.config import Config
 from ttd.data.stream import DataConfig
+from ttd.diffusion.base import BaseConfig
 from ttd.diffusion.lora import LoRAConfig
 from ttd.diffusion.sampler import SamplerConfig
-from ttd.diffusion.sdxl import BaseConfig
 from ttd.encoders import EncoderConfig, InceptSADConfig
 from ttd.engine.accelerator import EngineConfig
 from ttd.engine.loop import TrainConfig
@@ -63,10 +63,27 @@ class FinetuneConfig(Config):
     """Samples per forward pass of one rank; when not given, as its memory allows (``ttd.diffusion.memory``)."""
     base: BaseConfig = BaseConfig()
     lora: LoRAConfig = LoRAConfig()
-    conditioner: ConditionerConfig = ConditionerConfig()
+    cross_attention: bool = False
+    """Train the UNet's own cross-attention and the norms before it instead of adapters (lora.rank=0), as DreamDiffusion does."""
+    conditioner: ConditionerConfig = PerceiverConditionerConfig()
     objective: ConditionalDiffusionConfig = ConditionalDiffusionConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig(select="diffusion", select_mode="min")
     """Validation gives the losses on the validation part, with the same noise each time."""
     samples: SamplesConfig = SamplesConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinetuneConfig:
+        if self.cross_attention and self.lora.rank:
+            raise ValueError("cross_attention: is trained instead of adapters; give lora.rank=0 as well")
+        if self.cross_attention and self.base.dtype != "float32":
+            raise ValueError(
+                f"cross_attention: trains the base's own weights, which base.dtype={self.base.dtype} would round; give float32 "
+                "(half-precision arithmetic is engine.mixed_precision)"
+            )
+        if self.objective.text_weight and self.base.name == "sd15":
+            raise ValueError(
+                "objective.text_weight: the base's words are made for SDXL (target text); give 0 with base.name=sd15"
+            )
+        return self

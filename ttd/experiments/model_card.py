@@ -22,14 +22,17 @@ def model_card(config: FinetuneConfig, index: ShardIndex, result: TrainResult) -
     licence = ShardReader(index).meta(0).get("licence") or "not stated by the study"
     hub = "" if Path(config.base.path).exists() else f"base_model: {config.base.path}\n"
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in result.metrics.items())
-    adapters = f"LoRA adapters of rank {config.lora.rank}" if config.lora.rank else "no adapters"
+    part = "the base's cross-attention" if config.cross_attention else "no adapters"
+    part = f"LoRA adapters of rank {config.lora.rank}" if config.lora.rank else part
+    reader = "StableDiffusionXLPipeline" if config.base.name == "sdxl" else "StableDiffusionPipeline"
+    alone = f"; `unet_lora/` alone is read\nby `{reader}.load_lora_weights`" if config.lora.rank else ""
     return f"""---
 license: other
 library_name: diffusers
-{hub}tags: [eeg, image-generation, lora]
+{hub}tags: [eeg, image-generation{", lora" if config.lora.rank else ""}]
 ---
 
-# EEG to image: conditioning bridge and {adapters}
+# EEG to image: conditioning bridge and {part}
 
 Study {index.facts.study}: {index.n_samples} training samples of {len(index.subjects)} subjects,
 {index.n_chans} channels at {index.sfreq:g} Hz. Base: {config.base.path}{at}.
@@ -41,7 +44,6 @@ Step {result.best_step} of {config.train.max_steps}, selected by: {config.train.
 |---|---|
 {figures}
 
-`ttd.EEGToImagePipeline.from_pretrained(folder)` draws from EEG with all of it (docs/pipeline.md); `unet_lora/` alone is read
-by `StableDiffusionXLPipeline.load_lora_weights`.
+`ttd.EEGToImagePipeline.from_pretrained(folder)` draws from EEG with all of it (docs/pipeline.md){alone}.
 The EEG must have the electrodes, rate and preprocessing of the study; another person's EEG needs training of its own.
 """

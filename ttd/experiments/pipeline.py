@@ -11,7 +11,7 @@ from ttd.config import Config, UserError, explain, fingerprint, write_json
 from ttd.data.eeg_reader import EEGFacts
 from ttd.data.index import ShardIndex
 from ttd.data.whitening import SubjectNormaliser, normaliser_of
-from ttd.diffusion.sdxl import BaseConfig
+from ttd.diffusion.base import BaseConfig
 from ttd.untrusted.weights import write_sums
 
 FORMAT = 1
@@ -27,6 +27,8 @@ class ExportFacts(Config):
     """What the adapters were trained on: as the experiment named it, with the hashes of its weights."""
     adapters: bool
     """Whether there is a folder unet_lora."""
+    cross_attention: bool = False
+    """Whether there is a folder cross_attention."""
     eeg: EEGFacts
     picture_size: int | None = None
     """Pixels along a side of the pictures it was trained on, at which it draws; None: the base's own."""
@@ -41,11 +43,15 @@ def write_export_facts(folder: Path, facts: ExportFacts, normaliser: SubjectNorm
     write_sums(folder)
 
 
-def describe_export(folder: Path, *, base: BaseConfig, adapters: bool, index: ShardIndex, picture_size: int) -> None:
+def describe_export(
+    folder: Path, *, base: BaseConfig, adapters: bool, cross_attention: bool, index: ShardIndex, picture_size: int
+) -> None:
     """Write the facts of a run that was trained on the shards of ``index`` with pictures of ``picture_size`` pixels."""
     normaliser = normaliser_of(index)
     eeg = EEGFacts.of(index, normaliser)
-    facts = ExportFacts(base=base, adapters=adapters, eeg=eeg, picture_size=picture_size)
+    facts = ExportFacts(
+        base=base, adapters=adapters, cross_attention=cross_attention, eeg=eeg, picture_size=picture_size
+    )
     write_export_facts(folder, facts, normaliser)
 
 

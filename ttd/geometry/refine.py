@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from ttd.config import Config, UserError
-from ttd.diffusion.sdxl import BaseConfig, find_folder, find_missing, measured_hashes
+from ttd.diffusion.base import BaseConfig, find_folder, find_missing, measured_hashes
 
 FIELDS = ("label", "color", "shape", "size", "place")
 """What a template may name of an object of the description."""

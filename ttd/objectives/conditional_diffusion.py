@@ -3,8 +3,9 @@
 Loss = diffusion + ``clip_weight`` × CLIP + ``text_weight`` × text. Diffusion: mean squared error in the base's own
 prediction type (ε or v), weighted by min-SNR-γ (Hang et al., 2023, arXiv:2303.09556). CLIP: InfoNCE from the EEG's
 embedding to the picture's own against a bank of precomputed training embeddings drawn by key (seed, step), so it depends
-on neither the number of ranks nor accumulation; equal pictures are no negatives. Condition dropout zeroes context and
-pooled condition of whole samples, the unconditional side of guidance (Ho & Salimans, 2022, arXiv:2207.12598).
+on neither the number of ranks nor accumulation; equal pictures are no negatives. Or 1 - cosine to the own one alone.
+Condition dropout zeroes context and pooled condition of whole samples, the unconditional side of guidance (Ho & Salimans,
+2022, arXiv:2207.12598).
 
 Text: squared error of the condition to the base's own words for the picture (``ttd.diffusion.text_targets``); those words
 may also stand in for the EEG's condition before the UNet, and be all that is learned at first.
@@ -17,7 +18,7 @@ Shapes: B batch, C channels, T times, h, w latent size, K embeddings in the bank
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from ttd import seeding
 from ttd.bridge.conditioner import Condition, EEGConditioner
 from ttd.config import Config
-from ttd.diffusion.sdxl import Base
+from ttd.diffusion.base import Base
 from ttd.diffusion.text_targets import split_states
 from ttd.objectives.contrastive import TargetSpace
 
@@ -42,6 +43,9 @@ class ConditionalDiffusionConfig(Config):
     """Cap γ of the signal-to-noise weight; null weighs all noise levels alike."""
     clip_weight: float = 0.5
     """Weight of the CLIP loss beside the diffusion loss."""
+    clip_loss: Literal["infonce", "cosine"] = "infonce"
+    """``cosine``: DreamDiffusion's, 1 − the cosine to the picture's own embedding, without any negative; taken here in the space
+    of the alignment, where pictures are told apart, the original's on the embeddings as they are."""
     n_negatives: int = 1024
     """Training embeddings M that stand against a sample's own, drawn anew each step."""
     text_weight: float = Field(default=0.0, ge=0)
@@ -134,6 +138,8 @@ class ConditionalDiffusion(nn.Module):
         condition = self.conditioner(batch["eeg"])
         predicted = F.normalize(condition.clip.float(), dim=-1)
         clip, top1 = info_nce(predicted, target, self._negatives(positions), self.conditioner.clip_head.scale())
+        if self.config.clip_loss == "cosine":  # the zero: every engine counts the same steps for the unused logit scale
+            clip = 1 - (predicted * target).sum(-1).mean() + 0.0 * clip
         loss, told = self.config.clip_weight * clip, {"clip": clip, "clip_top1": top1}
         if self.config.text_weight:
             told["text"] = self._text_loss(condition, batch["text"].float())
@@ -191,14 +197,7 @@ class ConditionalDiffusion(nn.Module):
         noisy = scheduler.add_noise(latents, noise, t)
         v = scheduler.config.prediction_type == "v_prediction"
         target = scheduler.get_velocity(latents, noise, t) if v else noise
-
-        dtype = self.unet.conv_in.weight.dtype
-        predicted = self.unet(
-            noisy.to(dtype),
-            t,
-            encoder_hidden_states=context.to(dtype),
-            added_cond_kwargs={"text_embeds": pooled.to(dtype), "time_ids": size_ids.to(noisy.device, dtype)},
-        ).sample.float()
+        predicted = self.base.predict(noisy, t, context, pooled, size_ids)
         error = (predicted - target).square().mean(dim=(1, 2, 3))  # [B]
         return (min_snr_weight(scheduler, t, self.config.min_snr_gamma) * error).mean()
 

@@ -1,4 +1,5 @@
-"""A fine-tuned run as a folder: ``encoder/``, ``clip_head/``, ``bridge/`` and, where it has adapters, ``unet_lora/``."""
+"""A fine-tuned run as a folder: ``encoder/``, ``clip_head/``, ``bridge/`` and what was trained of the UNet:
+``unet_lora/`` or ``cross_attention/``."""
 
 from __future__ import annotations
 
@@ -7,14 +8,15 @@ from typing import NamedTuple
 
 from ttd.bridge.conditioner import EEGConditioner, load_bridge
 from ttd.config import UserError
+from ttd.diffusion.base import Base
+from ttd.diffusion.cross_attention import load_cross_attention
 from ttd.diffusion.lora import load_lora
-from ttd.diffusion.sdxl import Base
 from ttd.objectives.contrastive import Aligned, load_aligned
 from ttd.untrusted.weights import find_tampered
 
 
 class Finetuned(NamedTuple):
-    """What a fine-tuning run trained, adapters aside: those lie on the base's UNet."""
+    """What a fine-tuning run trained, all but the UNet's part, which lies in the base."""
 
     conditioner: EEGConditioner
     aligned: Aligned
@@ -22,7 +24,7 @@ class Finetuned(NamedTuple):
 
 
 def load_finetuned(export: Path, base: Base) -> Finetuned:
-    """Read an ``export`` folder in evaluation mode; its adapters go onto the base's UNet.
+    """Read an ``export`` folder in evaluation mode; adapters or cross-attention go into the base's UNet.
 
     Raises:
         UserError: something of the export is missing or not what was exported, or it was trained for a base of other widths.
@@ -39,5 +41,7 @@ def load_finetuned(export: Path, base: Base) -> Finetuned:
             )
     if (export / "unet_lora").is_dir():
         load_lora(base.unet, export / "unet_lora")
+    if (export / "cross_attention").is_dir():
+        load_cross_attention(base.unet, export / "cross_attention")
     conditioner = EEGConditioner(aligned.encoder, aligned.head, bridge, freeze=("encoder", "clip_head")).eval()
     return Finetuned(conditioner, aligned)

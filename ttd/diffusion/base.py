@@ -1,16 +1,22 @@
-"""The base model: SDXL's UNet, VAE and noise schedule, from a folder or from the Hugging Face cache.
+"""The base model: UNet, VAE and noise schedule of SDXL or of Stable Diffusion 1.5, from a folder or from the Hugging Face cache.
 
-Podell et al., 2023, arXiv:2307.01952. Nothing is downloaded here: a job of many ranks that starts with a download of
-gigabytes is a job that fails late, so ``find_missing`` says beforehand what to download and how. All widths come from
-the UNet's own configuration, the prediction type from the scheduler's. Training noise is drawn by ``DDPMScheduler``:
-``DPMSolverMultistepScheduler.add_noise`` applies the levels in reverse before ``set_timesteps`` (diffusers 0.42).
+Podell et al., 2023, arXiv:2307.01952; Rombach et al., 2022, arXiv:2112.10752. Both read conditioning tokens by cross-attention.
+Beside them SDXL's UNet takes a pooled vector and the picture's sizes, embedded by its own weights; Stable Diffusion 1.5 has no
+such input, and what is pooled is added to its time-step embedding, as eLDM does (MinD-Vis, Chen et al., 2023,
+arXiv:2211.06956; DreamDiffusion, Bai et al., 2023, arXiv:2306.16934). Nothing is downloaded here: a job of many ranks that
+starts with a download of gigabytes is a job that fails late, so ``find_missing`` says beforehand what to download and how.
+All widths come from the UNet's own configuration, the prediction type from the scheduler's. Training noise is drawn by
+``DDPMScheduler``: ``DPMSolverMultistepScheduler.add_noise`` applies the levels in reverse before ``set_timesteps``
+(diffusers 0.42).
 
 Shapes: B batch, h, w latent height and width, H, W image height and width.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 class BaseConfig(Config):
+    name: Literal["sdxl", "sd15"] = "sdxl"
+    """Stable Diffusion XL, or 1.5, whose pooled condition is added to the time-step embedding."""
     path: str = "weights/tiny"
     """A folder in the format of diffusers, or a repository that was downloaded before (``hf download``)."""
     revision: str | None = None
@@ -49,6 +57,10 @@ class BaseConfig(Config):
     compiler, and a minute or so at the start."""
 
 
+_POOLED: dict[str, dict[str, str]] = {"sdxl": {}, "sd15": {"class_embed_type": "identity"}}
+"""How a UNet is built so that it takes a pooled condition; the identity has no weights."""
+
+
 @dataclass
 class Base:
     """What a diffusion base consists of and what its configuration files say."""
@@ -59,15 +71,19 @@ class Base:
     vae: AutoencoderKL | None = None
 
     @property
+    def sized(self) -> bool:
+        """Whether the UNet is told the picture's sizes (SDXL)."""
+        return self.unet.config.addition_embed_type == "text_time"
+
+    @property
     def context_dim(self) -> int:
         """Width D of the UNet's cross-attention."""
         return int(self.unet.config.cross_attention_dim)
 
     @property
     def pooled_dim(self) -> int:
-        """Width P of the pooled condition, beside the six time ids."""
-        config = self.unet.config
-        return int(config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+        """Width P of the pooled condition: SDXL's beside the six sizes, otherwise the time-step embedding's."""
+        return pooled_dim(self.unet.config)
 
     @property
     def vae_factor(self) -> int:
@@ -84,6 +100,20 @@ class Base:
         """Native height and width of the images."""
         return self.latent_size * self.vae_factor
 
+    def predict(self, noisy: Tensor, t: Tensor, context: Tensor, pooled: Tensor, sizes: Tensor) -> Tensor:
+        """The UNet's prediction, float32 [B, 4, h, w], for latents [B, 4, h, w] at the levels ``t`` [B] or one level for all.
+
+        Args:
+            context: conditioning tokens [B, Q, D].
+            pooled: pooled condition [B, P].
+            sizes: [B, 6], as ``time_ids``; not read where the base has no such input.
+        """
+        device, dtype = self.unet.device, self.unet.conv_in.weight.dtype
+        noisy, context, pooled = (x.to(device, dtype) for x in (noisy, context, pooled))
+        return self.unet(
+            noisy, t, encoder_hidden_states=context, **more_inputs(self.unet.config, pooled, sizes.to(device, dtype))
+        ).sample.float()
+
     def scale(self, z: Tensor) -> Tensor:
         """VAE latents z [B, 4, h, w] in the units the UNet was trained in."""
         mean, std = self._statistics(z)
@@ -99,6 +129,22 @@ class Base:
         if mean is None or std is None:
             return 0.0, 1.0
         return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
+
+
+def pooled_dim(unet_config: Mapping[str, Any]) -> int:
+    """Width P of the pooled condition of a UNet."""
+    if unet_config["addition_embed_type"] == "text_time":
+        return int(unet_config["projection_class_embeddings_input_dim"] - 6 * unet_config["addition_time_embed_dim"])
+    return int(
+        unet_config["time_embedding_dim"] or 4 * unet_config["block_out_channels"][0]
+    )  # 4: as diffusers builds it
+
+
+def more_inputs(unet_config: Mapping[str, Any], pooled: Tensor, sizes: Tensor) -> dict[str, Any]:
+    """Pooled condition [B, P] and sizes [B, 6] as arguments of a UNet."""
+    if unet_config["addition_embed_type"] == "text_time":
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+    return {"class_labels": pooled}  # with class_embed_type "identity" they are added to the time-step embedding
 
 
 def time_ids(batch: int, height: int, width: int) -> Tensor:
@@ -138,7 +184,7 @@ def find_missing(config: BaseConfig) -> str | None:
     if folder is not None:
         absent = [name for name in files if not (folder / name).is_file()]
         if not absent:
-            return _find_unpinned(config, folder) or find_changed(config)
+            return _find_other(config, folder) or _find_unpinned(config, folder) or find_changed(config)
         files, what = absent, f"{folder} lacks {', '.join(absent)}"
     else:
         what = f"{config.path!r} is neither a folder here nor in the Hugging Face cache"
@@ -155,6 +201,20 @@ def measured_hashes(config: BaseConfig) -> dict[str, str]:
     assert folder is not None
     files = {name: folder / name for name in weight_files(config) if name.endswith(".safetensors")}
     return {name: sha256_of(path) for name, path in files.items()}
+
+
+def _find_other(config: BaseConfig, folder: Path) -> str | None:
+    """One sentence if the UNet in ``folder`` has not the interface that ``config.name`` says."""
+    try:
+        kind = json.loads((folder / "unet/config.json").read_bytes()).get("addition_embed_type")
+    except (ValueError, AttributeError) as error:
+        return f"base.path: {folder / 'unet/config.json'} is damaged ({error}); download or export the base again"
+    found = {"text_time": "sdxl", None: "sd15"}.get(kind)
+    if found is None:
+        return f"base.path: the UNet of {folder} takes addition_embed_type {kind!r}; known are SDXL's and Stable Diffusion 1.5's"
+    if found != config.name:
+        return f"base.name={config.name}: the UNet of {folder} has the interface of {found}; give base.name={found}"
+    return None
 
 
 def _find_unpinned(config: BaseConfig, folder: Path) -> str | None:
@@ -195,7 +255,7 @@ def load_unet_config(config: BaseConfig) -> dict[str, Any]:
     missing = find_missing(config)
     if missing:
         raise UserError(missing)
-    return dict(UNet2DConditionModel.load_config(find_folder(config), subfolder="unet"))
+    return dict(UNet2DConditionModel.load_config(find_folder(config), subfolder="unet")) | _POOLED[config.name]
 
 
 def load_base(config: BaseConfig, *, device: torch.device | str = "cpu", with_vae: bool = False) -> Base:
@@ -215,7 +275,12 @@ def load_base(config: BaseConfig, *, device: torch.device | str = "cpu", with_va
     if str(dtype) != f"torch.{config.dtype}":
         logger.info("base: float32 on the CPU instead of %s", config.dtype)
     unet = UNet2DConditionModel.from_pretrained(
-        folder, subfolder="unet", torch_dtype=dtype, variant=config.variant, use_safetensors=True
+        folder,
+        subfolder="unet",
+        torch_dtype=dtype,
+        variant=config.variant,
+        use_safetensors=True,
+        **_POOLED[config.name],
     )
     if config.channels_last or (config.channels_last is None and device.type == "cuda"):
         unet.to(memory_format=torch.channels_last)

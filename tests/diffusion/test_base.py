@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ttd.config import UserError
-from ttd.diffusion.sdxl import BaseConfig, find_missing, load_base, time_ids
+from ttd.diffusion.base import BaseConfig, find_missing, load_base, time_ids
 
 COMMIT = "462165984030d82259a11f4367a4eed129e94a7b"
 
