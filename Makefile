@@ -1,4 +1,5 @@
 # make demo   install into .venv, then the whole chain on a simulated study: recordings -> report
+# make demo-older   the same, with the paths of earlier work (Stable Diffusion 1.5, EEG straight to pixels) as rows beside it
 # make test   the tests (under 15 minutes on 2 cores)
 # make real DATA=../shared/data   the same code on real recordings
 PYTHON ?= python3
@@ -9,7 +10,7 @@ export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 export WANDB_MODE ?= offline
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 
-.PHONY: demo test lint slow real clean-demo
+.PHONY: demo demo-older test lint slow real clean-demo
 .DELETE_ON_ERROR:
 
 .venv/installed: pyproject.toml
@@ -20,6 +21,9 @@ export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo c
 
 demo: .venv/installed
 	@$(BIN)/python launch/demo.py
+
+demo-older: .venv/installed
+	@$(BIN)/python launch/demo.py --older
 
 real: .venv/installed
 	@$(BIN)/python launch/real.py --data "$(DATA)"

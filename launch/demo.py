@@ -1,6 +1,7 @@
 """The whole chain on the simulated study, step by step, each skipped when nothing it depends on has changed.
 
     make demo
+    make demo-older                           # and the paths of earlier work as rows beside it, below runs/demo/older/
     python launch/demo.py --study-seed 11     # another simulated study, calibrated first, below runs/study-11/
 
 A step's fingerprint covers its command, its configuration files, the project's sources, the shipped weights and the step
@@ -23,7 +24,7 @@ from ttd.config import STOPPED, fingerprint, interruptible, run_step, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS_DIR = Path("runs/demo/.steps")
-TABLE, REPORT = Path("runs/demo/eval/table.md"), Path("runs/demo/report/index.html")
+RESULTS, OLDER_RESULTS = Path("runs/demo"), Path("runs/demo/older")
 
 
 @dataclass
@@ -70,6 +71,17 @@ CHAIN = [
     Step("lift", "pictures to meshes", "ttd/lift.py", "configs/lift/demo.yaml"),
     Step("report", "one page", "ttd/report.py", "configs/report/demo.yaml"),
 ]
+
+
+OLDER = [
+    Step("finetune-sd15", "SD 1.5 as DreamDiffusion trains it", "ttd/finetune.py", "configs/finetune/demo_sd15.yaml"),
+    Step("generate-plms", "EEG to pictures, PLMS", "ttd/generate.py", "configs/generate/demo_sd15_plms.yaml"),
+    Step("generate-ddim", "EEG to pictures, DDIM", "ttd/generate.py", "configs/generate/demo_sd15_ddim.yaml"),
+    Step("generate-direct", "EEG straight to pixels", "ttd/generate.py", "configs/generate/demo_direct_decoder.yaml"),
+    Step("eval-older", "the same table with these rows", "ttd/eval.py", "configs/eval/demo_older.yaml"),
+    Step("report-older", "one page", "ttd/report.py", "configs/report/demo_older.yaml"),
+]
+"""What earlier work does; after the chain."""
 
 
 CALIBRATION_PATHS = {
@@ -126,7 +138,9 @@ def main() -> int:
     """Run what is not up to date; end with the table and the path of the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study-seed", type=int, help="simulate and read another study, below runs/study-SEED/")
-    seed = parser.parse_args().study_seed
+    parser.add_argument("--older", action="store_true", help="the older paths as well, as rows of the same table")
+    given = parser.parse_args()
+    seed = given.study_seed
     env = {"OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)), "TOKENIZERS_PARALLELISM": "false"}
     env["TRANSFORMERS_VERBOSITY"] = "error"  # it tells of processors that nothing here uses
     os.environ.update({**env, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
@@ -139,6 +153,7 @@ def main() -> int:
     os.chdir(folder)
     if seed is not None:
         chain = another_study(seed)
+    chain, results = (chain + OLDER, OLDER_RESULTS) if given.older else (chain, RESULTS)
     wanted, began = fingerprints(chain), time.monotonic()
     for number, step in enumerate(chain, 1):
         head = f"[{number}/{len(chain)}] {step.name}: {step.purpose}"
@@ -154,8 +169,8 @@ def main() -> int:
         seconds = time.monotonic() - start
         write_json(STEPS_DIR / f"{step.name}.json", {"fingerprint": wanted[step.name], "seconds": round(seconds, 1)})
         print(f"    {seconds:.0f} s", flush=True)
-    print(f"\n{TABLE.read_text().rstrip()}\n\nall of it comes from a simulation")
-    print(f"{time.monotonic() - began:.0f} s; report: {folder.relative_to(ROOT) / REPORT}")
+    print(f"\n{(results / 'eval/table.md').read_text().rstrip()}\n\nall of it comes from a simulation")
+    print(f"{time.monotonic() - began:.0f} s; report: {folder.relative_to(ROOT) / results / 'report/index.html'}")
     return 0
 
 

@@ -62,14 +62,20 @@ def test_a_folder_is_read_under_the_name_of_its_interface_alone(write_base, tmp_
     assert load_base(config).pooled_dim == 64
     assert load_unet_config(config)["class_embed_type"] == "identity"
     told = find_missing(BaseConfig(path=str(sd15)))
-    assert told == f"base.name=sdxl: the UNet of {sd15} has the interface of sd15; give base.name=sd15"
-    with pytest.raises(UserError, match=r"base\.name=sd15: .* has the interface of sdxl; give base\.name=sdxl"):
+    assert told.startswith(
+        f"base.name=sdxl: the UNet of {sd15} has the interface of sd15; give base={{name: sd15, path: …}} "
+    )
+    with pytest.raises(UserError, match=r"base\.name=sd15: .* has the interface of sdxl; give base=\{name: sdxl, "):
         load_base(BaseConfig(name="sd15", path=str(sdxl)))
     path = sd15 / "unet" / "config.json"
     path.write_text(path.read_text().replace('"addition_embed_type": null', '"addition_embed_type": "image"'))
-    assert "takes addition_embed_type 'image'; known are SDXL's and Stable Diffusion 1.5's" in find_missing(config)
-    path.write_text("{")
-    assert f"{path} is damaged" in find_missing(config)
+    assert "has addition_embed_type='image': neither SDXL's interface nor Stable" in find_missing(config)
+    for other in ('"in_channels": 9', '"class_embed_type": "timestep"', '"addition_embed_type": ["text_time"]'):
+        path.write_text(f"{{{other}}}")
+        assert "neither SDXL's interface nor Stable Diffusion 1.5's" in find_missing(config)
+    for damaged in ("{", "[]", "[" * 100_000):
+        path.write_text(damaged)
+        assert f"{path} is damaged" in find_missing(config)
 
 
 @pytest.mark.parametrize("name", ["ddim", "plms"])

@@ -47,10 +47,11 @@ def test_at_the_original_sizes_it_has_dreamdiffusions_tokens_and_parameters():
     assert n_parameters(decoder) == projected + 512 + 8 * block(512, 512) + 1024 + predicted == 13_412_864
 
 
-def test_gradients_reach_every_weight_in_pretraining_and_all_but_the_class_token_afterwards():
+def test_gradients_reach_every_weight_in_pretraining_and_the_class_tokens_is_zero_afterwards():
+    """None at all would stop ranks that wait for it, and leave states without its moments."""
     encoder = encoder_of()
     encoder(torch.randn(2, 4, 64)).square().mean().backward()
-    assert {n for n, p in encoder.named_parameters() if p.grad is None} == {"class_token"}
+    assert {n for n, p in encoder.named_parameters() if p.grad.abs().sum() == 0} == {"class_token"}
     objective = objective_of()
     objective({"eeg": torch.randn(2, 4, 64), "position": torch.arange(2)})["loss"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())

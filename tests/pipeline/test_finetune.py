@@ -98,7 +98,7 @@ def write_targets(root: Path, name: str, shape: tuple[int, ...], *, made_by: str
     with ShardWriter(folder, kind="target") as writer:
         for sha in SHAS:
             writer.write(sha, {"target.npy": rng.standard_normal(shape).astype(np.float32)})
-        writer.finish({"study": "Simulated", "source": {"model": made_by}})
+        writer.finish({"study": "Simulated", "source": {"model": made_by, "image_size": 32}})
 
 
 def align(folder: Path, **changes) -> Path:

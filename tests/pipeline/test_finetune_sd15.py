@@ -145,18 +145,22 @@ def test_what_does_not_belong_together_is_said_before_anything_starts(place, tmp
     assert finetune(place, "no", "objective.text_weight=1") == 2
     assert "objective.text_weight: the base's words are made for SDXL" in capsys.readouterr().err
     assert finetune(place, "no", f"base={{name: sdxl, path: {place / 'base'}}}") == 2
-    assert "has the interface of sd15; give base.name=sd15" in capsys.readouterr().err
+    assert "has the interface of sd15; give base={name: sd15, path: …} whole" in capsys.readouterr().err
     assert finetune(place, "no", "conditioner={name: eldm, depth: 2}") == 2
     assert "conditioner.depth: unknown key" in capsys.readouterr().err
     assert finetune(place, "no", "conditioner.name=resampler") == 2
     assert "no bridge 'resampler'; there are perceiver and eldm" in capsys.readouterr().err
+    assert finetune(place, "no", "conditioner=eldm") == 2
+    assert "conditioner: give a section: {name: perceiver, …} or {name: eldm, …}" in capsys.readouterr().err
     other = shutil.copytree(place / "base", tmp_path / "base")
     config = other / "vae" / "config.json"
     config.write_text(config.read_text().replace('"scaling_factor": 0.5', '"scaling_factor": 0.25'))
     assert finetune(place, "no", f"base.path={other}") == 2
     told = capsys.readouterr().err
     assert f"{place / 'shards' / 'targets' / 'vae'} was made by another VAE than that of base={other}" in told
-    assert "shards/precompute_targets.py" in told
+    assert f"shards/precompute_targets.py shards={place / 'shards'} base={other} targets=[vae] image_size=32" in told
+    here = ("--dry-run", f"base.path={place / 'base'}", "base.revision=" + "a" * 40)  # a folder has no revision
+    assert finetune(place, "no", *here) == 0
     assert not (place / "no").exists()
 
 

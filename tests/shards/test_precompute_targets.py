@@ -5,6 +5,7 @@ import io
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ttd.config import UserError
 from ttd.data.index import ShardIndex
 from ttd.data.targets import TargetTable
 from ttd.data.writer import ShardWriter
-from ttd.diffusion.targets import decode_image, resize_and_crop
+from ttd.diffusion.targets import decode_image, identity, resize_and_crop
 
 SCRIPT = Path(__file__).parents[2] / "shards" / "precompute_targets.py"
 
@@ -199,3 +200,13 @@ def test_unknown_targets_layers_and_models_are_named_before_anything_starts(tmp_
     assert "models.m: layer '7': the model has 1 blocks, so 0 to 1" in capsys.readouterr().err
     assert run_script(tmp_path, models, f"models.clip={models / 'clip'}") == 2
     assert "'clip' must be letters" in capsys.readouterr().err
+
+
+def test_variants_of_weights_that_a_download_brings_along_make_no_other_model(models, tmp_path):
+    shutil.copytree(models / "vae", tmp_path / "vae")
+    before = identity(str(tmp_path), "vae")
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    (tmp_path / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half of it")
+    assert identity(str(tmp_path), "vae") == before
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert identity(str(tmp_path), "vae") != before

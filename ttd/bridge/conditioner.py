@@ -64,11 +64,13 @@ class EldmConditionerConfig(EldmBridgeConfig, FreezeConfig):
 
 def _by_name(content: Any) -> Any:
     """Read a section of YAML as the one configuration it names (without a name, perceiver), so that mistakes are told for it."""
-    if not isinstance(content, dict):
+    if isinstance(content, FreezeConfig):
         return content
+    if not isinstance(content, dict):
+        raise ValueError("give a section: {name: perceiver, …} or {name: eldm, …}")
     kinds: dict[str, type[FreezeConfig]] = {"perceiver": PerceiverConditionerConfig, "eldm": EldmConditionerConfig}
     name = content.get("name", "perceiver")
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise ValueError(f"no bridge {name!r}; there are {' and '.join(kinds)}")
     return kinds[name].model_validate(content)
 

@@ -59,6 +59,8 @@ class BaseConfig(Config):
 
 _POOLED: dict[str, dict[str, str]] = {"sdxl": {}, "sd15": {"class_embed_type": "identity"}}
 """How a UNet is built so that it takes a pooled condition; the identity has no weights."""
+_COMMON = {"in_channels": 4, "class_embed_type": None, "num_class_embeds": None, "encoder_hid_dim_type": None}
+"""What UNets of other tasks (inpainting, upscaling, image variations) have otherwise."""
 
 
 @dataclass
@@ -206,14 +208,20 @@ def measured_hashes(config: BaseConfig) -> dict[str, str]:
 def _find_other(config: BaseConfig, folder: Path) -> str | None:
     """One sentence if the UNet in ``folder`` has not the interface that ``config.name`` says."""
     try:
-        kind = json.loads((folder / "unet/config.json").read_bytes()).get("addition_embed_type")
-    except (ValueError, AttributeError) as error:
+        stated = json.loads((folder / "unet/config.json").read_bytes())
+        odd = {name: stated[name] for name in _COMMON if stated.get(name, _COMMON[name]) != _COMMON[name]}
+        kind = stated.get("addition_embed_type")
+    except (ValueError, AttributeError, RecursionError) as error:
         return f"base.path: {folder / 'unet/config.json'} is damaged ({error}); download or export the base again"
-    found = {"text_time": "sdxl", None: "sd15"}.get(kind)
-    if found is None:
-        return f"base.path: the UNet of {folder} takes addition_embed_type {kind!r}; known are SDXL's and Stable Diffusion 1.5's"
+    if odd or kind not in (None, "text_time"):
+        told = ", ".join(f"{name}={value!r}" for name, value in (odd | {"addition_embed_type": kind}).items())
+        return f"base.path: the UNet of {folder} has {told}: neither SDXL's interface nor Stable Diffusion 1.5's"
+    found = "sd15" if kind is None else "sdxl"
     if found != config.name:
-        return f"base.name={config.name}: the UNet of {folder} has the interface of {found}; give base.name={found}"
+        return (
+            f"base.name={config.name}: the UNet of {folder} has the interface of {found}; give "
+            f"base={{name: {found}, path: …}} whole, for a new name replaces the section"
+        )
     return None
 
 

@@ -166,14 +166,15 @@ def _find(path: str) -> Path | None:
 
 
 def identity(path: str, part: str = "") -> str:
-    """Hash of the configuration and weights of a model, so that targets are known to be its own.
+    """Hash of the configuration and weights of a model, so that targets are known to be its own. Variants of the weights
+    (model.fp16.safetensors), which a download may bring along and nothing reads, do not count.
 
     Raises:
         UserError: the model is not here.
     """
     hashes = xxhash.xxh3_128()
     for file in sorted(model_folder(path, part).iterdir()):
-        if file.suffix in (".json", ".safetensors"):
+        if file.suffix in (".json", ".safetensors") and "." not in file.stem:
             hashes.update(file.name.encode())
             with file.open("rb") as stream:
                 while block := stream.read(1 << 24):

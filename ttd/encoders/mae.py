@@ -72,7 +72,10 @@ class MAEEncoder(Encoder):
 
     def forward(self, eeg: Tensor) -> Tensor:
         """Map EEG [B, C, T], scaled per channel, to tokens [B, N, E]."""
-        return self._through_blocks(self._patches(eeg))
+        tokens = self._through_blocks(self._patches(eeg))
+        return (
+            tokens + 0.0 * self.class_token
+        )  # is not read here; ranks and states want a gradient of all that is trained
 
     def encode_visible(self, eeg: Tensor, kept: Tensor) -> Tensor:
         """Map EEG [B, C, T], of which the patches ``kept`` [B, V] are read, to class token and patches [B, 1 + V, E]."""

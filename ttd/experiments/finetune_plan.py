@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -63,7 +64,8 @@ def check(config: FinetuneConfig) -> Plan:
     if place is not None:
         size = sum((place / name).stat().st_size for name in weight_files(base)) / 1e9
         updates = f"{config.train.max_steps} updates of {config.global_batch_size} samples"
-        plan.notes.append(f"base: {place} ({size:.2f} GB of weights, frozen); {updates}")
+        part = ", frozen but for its cross-attention" if config.cross_attention else ", frozen"
+        plan.notes.append(f"base: {place} ({size:.2f} GB of weights{part}); {updates}")
         try:
             plan.notes.append(cut(config).account)
         except UserError as error:
@@ -81,13 +83,14 @@ def check_pictures(config: FinetuneConfig) -> list[str]:
 
 def other_vae(config: FinetuneConfig) -> list[str]:
     """Latents of another VAE look alike and mean nothing to this base's UNet."""
-    made = config.data.shards / "targets" / "vae"
-    path = f"{config.base.path}@{config.base.revision}" if config.base.revision else config.base.path
-    if ShardIndex.read(made).facts.source.get("model") == identity(path, "vae"):
+    base, made = config.base, config.data.shards / "targets" / "vae"
+    source = ShardIndex.read(made).facts.source
+    if source.get("model") in (None, identity(str(find_folder(base)), "vae")):
         return []
+    named = base.path if Path(base.path).is_dir() or base.revision is None else f"{base.path}@{base.revision}"
     return [
-        f"data.shards: {made} was made by another VAE than that of base={config.base.path}; make it again: "
-        f"python shards/precompute_targets.py shards={config.data.shards} base={path} targets=[vae]"
+        f"data.shards: {made} was made by another VAE than that of base={base.path}; make it again (in its place): python "
+        f"shards/precompute_targets.py shards={config.data.shards} base={named} targets=[vae] image_size={source['image_size']}"
     ]
 
 
