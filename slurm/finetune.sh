@@ -1,5 +1,5 @@
 #!/bin/bash
-# Fine-tune the conditioning bridge and SDXL's LoRA on paired shards, over all GPUs of the job.
+# Fine-tune the conditioning bridge and the base's adapters on paired shards, over all GPUs of the job.
 #
 #   mkdir -p slurm-logs
 #   sbatch [--account=... --partition=... --nodes=N --gpus-per-node=G] slurm/finetune.sh RUN_DIR --config configs/finetune/X.yaml [key.path=value ...]

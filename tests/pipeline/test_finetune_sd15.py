@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from ttd.diffusion.base import Base
 from ttd.diffusion.cross_attention import train_cross_attention
 from ttd.diffusion.lora import add_lora
 from ttd.encoders import build_encoder
+from ttd.engine.tracking import read_log
 from ttd.experiments.align import AlignConfig
 from ttd.experiments.eval import EvalConfig
 from ttd.experiments.finetune import FinetuneConfig, FromScratch
@@ -172,6 +176,41 @@ def test_a_lost_or_exchanged_part_of_the_unet_is_refused(place, tmp_path):
     shutil.rmtree(export / "cross_attention")
     with pytest.raises(UserError, match="cross_attention: is missing; copy the whole export"):
         ttd.EEGToImagePipeline.from_pretrained(export)
+
+
+ORIGINAL = [
+    "start={name: scratch, encoder: {name: mae, embed_dim: 16, depth: 1, n_heads: 2}, clip_head: {mode: weighted, dropout: 0}}",
+    "conditioner.freeze=[]",
+]  # fmt: skip
+"""Nothing frozen but the rest of the UNet, and nothing random in the encoder: every rank and engine must see the same losses."""
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_log(folder) if line["event"] == "train"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+def test_two_ranks_train_all_of_the_original_as_one_does_and_go_on_from_its_state(place, engine):
+    one = f"one-for-{engine}"
+    assert finetune(place, one, *ORIGINAL) == 0
+    assert finetune(place, f"begun-{engine}", *ORIGINAL, "train.max_steps=2") == 0
+    given = [a for a in arguments(place, "") if not a.startswith(("conditioner.", "lora.", "output_dir=", "micro"))]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", f"launch/{engine}.yaml", "--num_processes", "2", "--main_process_port", "0"]
+    command += ["ttd/finetune.py", "base.name=sd15", *given, *SD15, *ORIGINAL, "micro_batch_size=4"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "TTD_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for name in (f"two-{engine}", f"begun-{engine}"):
+        ended = subprocess.run(
+            [*command, f"output_dir={place / name}"],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert json.loads((place / name / "environment.json").read_text())["world_size"] == 2
+        assert losses(place / name) == pytest.approx(losses(place / one), rel=1e-4)
+        assert len(losses(place / one)) == 4
 
 
 def test_the_original_experiment_builds_whole_on_the_meta_device():

@@ -1,4 +1,4 @@
-"""How SDXL's UNet is executed: its attention, ``auto | sdpa | math | xformers``, and compiled blocks.
+"""How the base's UNet is executed: its attention, ``auto | sdpa | math | xformers``, and compiled blocks.
 
 ``unet.set_attention_backend`` changes nothing on a ``UNet2DConditionModel`` (diffusers 0.42), so the processors
 themselves are exchanged, and what is live afterwards is asserted. ``math`` is unfused: product, softmax, product.

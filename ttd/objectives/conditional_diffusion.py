@@ -45,7 +45,8 @@ class ConditionalDiffusionConfig(Config):
     """Weight of the CLIP loss beside the diffusion loss."""
     clip_loss: Literal["infonce", "cosine"] = "infonce"
     """``cosine``: DreamDiffusion's, 1 − the cosine to the picture's own embedding, without any negative; taken here in the space
-    of the alignment, where pictures are told apart, the original's on the embeddings as they are."""
+    of the alignment, where pictures are told apart, the original's on the embeddings as they are. The share whose own target is
+    the nearest is told either way."""
     n_negatives: int = 1024
     """Training embeddings M that stand against a sample's own, drawn anew each step."""
     text_weight: float = Field(default=0.0, ge=0)
