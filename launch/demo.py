@@ -74,7 +74,7 @@ CHAIN = [
 
 
 OLDER = [
-    Step("finetune-sd15", "SD 1.5 as DreamDiffusion trains it", "ttd/finetune.py", "configs/finetune/demo_sd15.yaml"),
+    Step("finetune-sd15", "Stable Diffusion 1.5 by eLDM", "ttd/finetune.py", "configs/finetune/demo_sd15.yaml"),
     Step("generate-plms", "EEG to pictures, PLMS", "ttd/generate.py", "configs/generate/demo_sd15_plms.yaml"),
     Step("generate-ddim", "EEG to pictures, DDIM", "ttd/generate.py", "configs/generate/demo_sd15_ddim.yaml"),
     Step("generate-direct", "EEG straight to pixels", "ttd/generate.py", "configs/generate/demo_direct_decoder.yaml"),

@@ -32,7 +32,6 @@ def test_without_a_time_condition_it_is_the_published_unet(random_base):
     noisy, t, context = inputs()
     expected = as_published(base)(noisy, t, context).sample
     assert torch.equal(base.predict(noisy, t, context, torch.zeros(3, 64), time_ids(3, 32, 32)), expected)
-    assert not base.sized
 
 
 @torch.no_grad()

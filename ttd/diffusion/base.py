@@ -73,11 +73,6 @@ class Base:
     vae: AutoencoderKL | None = None
 
     @property
-    def sized(self) -> bool:
-        """Whether the UNet is told the picture's sizes (SDXL)."""
-        return self.unet.config.addition_embed_type == "text_time"
-
-    @property
     def context_dim(self) -> int:
         """Width D of the UNet's cross-attention."""
         return int(self.unet.config.cross_attention_dim)
@@ -111,10 +106,9 @@ class Base:
             sizes: [B, 6], as ``time_ids``; not read where the base has no such input.
         """
         device, dtype = self.unet.device, self.unet.conv_in.weight.dtype
-        noisy, context, pooled = (x.to(device, dtype) for x in (noisy, context, pooled))
-        return self.unet(
-            noisy, t, encoder_hidden_states=context, **more_inputs(self.unet.config, pooled, sizes.to(device, dtype))
-        ).sample.float()
+        noisy, context, pooled, sizes = (x.to(device, dtype) for x in (noisy, context, pooled, sizes))
+        more = more_inputs(self.unet.config, pooled, sizes)
+        return self.unet(noisy, t, encoder_hidden_states=context, **more).sample.float()
 
     def scale(self, z: Tensor) -> Tensor:
         """VAE latents z [B, 4, h, w] in the units the UNet was trained in."""

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -53,12 +54,14 @@ def load_cross_attention(unet: UNet2DConditionModel, folder: Path) -> None:
         weights: dict[str, Tensor] = load_file(folder / FILE)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / FILE}: cannot be read ({error}); export the run again") from error
-    own = {name: p.shape for name, p in cross_attention(unet).items()}
+    own = cross_attention(unet)
     odd = sorted(
-        name for name in own.keys() | weights.keys() if name not in weights or own.get(name) != weights[name].shape
+        {*own} ^ {*weights} | {name for name in own if name in weights and own[name].shape != weights[name].shape}
     )
     if odd:
         raise UserError(
             f"{folder / FILE}: {odd[0]} and {len(odd) - 1} more do not fit the base's UNet; give the base it was trained on"
         )
-    unet.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        for name, p in own.items():
+            p.copy_(weights[name])

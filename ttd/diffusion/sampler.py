@@ -91,7 +91,8 @@ def sample(
         context = torch.cat([torch.zeros_like(context), context])
         pooled = torch.cat([torch.zeros_like(pooled), pooled])
     pixels = size * base.vae_factor
-    sizes = time_ids(len(context), pixels, pixels)
+    dtype = base.unet.conv_in.weight.dtype  # once, not at every level
+    context, pooled, sizes = (x.to(device, dtype) for x in (context, pooled, time_ids(len(context), pixels, pixels)))
     for t in scheduler.timesteps:
         both = torch.cat([latents, latents]) if guided else latents
         predicted = base.predict(scheduler.scale_model_input(both, t), t, context, pooled, sizes)
