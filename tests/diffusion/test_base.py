@@ -45,6 +45,15 @@ def test_a_base_that_is_not_here_is_answered_with_the_download_command(monkeypat
         load_base(config)
 
 
+def test_an_absolute_path_is_no_repository_to_download():
+    told = find_missing(BaseConfig(path="/nope"))
+    assert (
+        "'/nope' is neither a folder here nor in the Hugging Face cache; give a folder in the format of diffusers"
+        in told
+    )
+    assert "hf download" not in told
+
+
 def test_an_incomplete_folder_is_named_with_its_missing_files(base_folder):
     (base_folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     message = find_missing(BaseConfig(path=str(base_folder)))

@@ -184,8 +184,8 @@ def find_missing(config: BaseConfig) -> str | None:
         files, what = absent, f"{folder} lacks {', '.join(absent)}"
     else:
         what = f"{config.path!r} is neither a folder here nor in the Hugging Face cache"
-    parts = Path(config.path).parts
-    if len(parts) != 2 or (folder is not None and Path(config.path).is_dir()):
+    path = Path(config.path)
+    if len(path.parts) != 2 or path.is_absolute() or (folder is not None and path.is_dir()):
         return f"base.path: {what}; give a folder in the format of diffusers, or the name of a downloaded repository"
     revision = f" --revision {config.revision}" if config.revision else ""
     return f"base.path: {what}; download it with: hf download {config.path} {' '.join(files)}{revision}"
